@@ -1,0 +1,169 @@
+"""The seams of the engine: what callers hand in and get back, and what a backend must offer.
+
+Nothing heavy is imported here. Shapes: B rows of a batch, T padded tokens, C classes, V vocabulary, n running slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.errors import SluiceError
+
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+
+
+# ---------------------------------------------------------------- matching
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two texts whose relation is asked for."""
+
+    text_a: str
+    text_b: str
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """A tokenised pair: `ids` and `type_ids` have the same length, special tokens included."""
+
+    ids: tuple[int, ...]
+    type_ids: tuple[int, ...]
+    dropped_tokens: int = 0  # cut off to fit the model's limit
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class PairResult:
+    """One scored pair. `score` in [0, 1] is the probability of the positive label."""
+
+    score: float
+    tokens: int
+    dropped_tokens: int = 0
+
+    @property
+    def truncated(self) -> bool:
+        return self.dropped_tokens > 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """A request's items in the caller's order; an item that failed alone carries its error.
+
+    `queue_s`: from submission to the first item's compute. `compute_s`: from there to the last item's result.
+    """
+
+    items: Sequence[PairResult | SluiceError]
+    queue_s: float
+    compute_s: float
+
+
+class MatchingBackend(Protocol):
+    """Padded token ids in, logits out. Thread-safe: several threads may call `logits` at once."""
+
+    def logits(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
+        """(B, T) each -> (B, C)."""
+        ...
+
+
+# ---------------------------------------------------------------- generation
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 switch those filters off."""
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token. `text` is what became printable with it: "" while a character or a stop string is open."""
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of a stream. `reason`: stop (end token or stop string) | length."""
+
+    reason: str
+    text: str  # printable rest, usually ""
+    prompt_tokens: int
+    completion_tokens: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+Event = Token | Finish | SluiceError  # a stream is Token* then one Finish or one SluiceError
+
+
+class GenerationBackend(Protocol):
+    """A causal model with a KV cache of `slots` rows of `context` tokens. Called by one thread only.
+
+    Running sequences occupy slots 0..n-1, so a decode step is a contiguous view of the cache.
+    """
+
+    slots: int
+    context: int
+    vocab_size: int
+
+    def prefill(self, slot: int, ids: Sequence[int], start: int = 0, all_logits: bool = False) -> F32:
+        """Append `ids` to `slot`, which holds `start` tokens -> (1, V), or (T, V) with `all_logits`."""
+        ...
+
+    def decode(self, tokens: I64, lengths: I64) -> F32:
+        """Append one token to each of slots 0..n-1, which hold `lengths` tokens: (n,), (n,) -> (n, V)."""
+        ...
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` tokens of slot `source` over slot `target`."""
+        ...
+
+
+# ---------------------------------------------------------------- both
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one engine accepts at once. Items are pairs, or sequences of a generation engine."""
+
+    max_items: int = 4096  # queued and running
+    max_tokens: int = 400_000  # queued and running, padding not counted
+    batch_tokens: int = 2048  # padded tokens of one matching batch
+    batch_items: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A snapshot of the work in flight. `saturation` is work in flight over what the engine holds at capacity."""
+
+    queued_items: int
+    queued_tokens: int
+    running_items: int
+    running_tokens: int
+    saturation: float
+
+
+class Observer(Protocol):
+    """Where an engine reports what happened; serving turns these into metrics. Called from engine threads."""
+
+    def observe(self, event: str, value: float, **labels: Any) -> None:
+        """`event` names: queue_s, batch_items, batch_tokens, padding_ratio, compute_s, ttft_s, inter_token_s,
+        prompt_tokens, generated_tokens; and counts of 1: shed, cancelled (label `stage`), finished (label `reason`)."""
+        ...

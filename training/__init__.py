@@ -1,0 +1,1 @@
+"""Labelled data to a published artifact: train, compress, evaluate, publish. Every step hands over a directory."""
