@@ -147,11 +147,16 @@ class Limits:
     max_tokens: int = 400_000  # queued and running, padding not counted
     batch_tokens: int = 2048  # padded tokens of one matching batch
     batch_items: int = 32
+    target_wait_s: float = 0.5  # saturation is 1 when a newcomer would wait this long
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A snapshot of the work in flight. `saturation` is work in flight over what the engine holds at capacity."""
+    """A snapshot of the work in flight.
+
+    `saturation`: time to finish it at the measured rate, over `Limits.target_wait_s`; for generation, sequences in
+    flight over slots. 1 means full; the autoscaling signal for both.
+    """
 
     queued_items: int
     queued_tokens: int

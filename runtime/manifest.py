@@ -101,6 +101,7 @@ class Manifest(_Record):
     max_tokens: int = Field(gt=0)
     graph: str | None = None  # the file that the backend loads; None: the directory itself (torch)
     tokenizer: str = "tokenizer.json"
+    pad_token_id: int = 0
     labels: tuple[str, ...] = ()
     positive_label: int | None = None  # index into `labels` whose probability is the score
     threshold: float | None = Field(default=None, ge=0, le=1)

@@ -109,7 +109,7 @@ class ModelStore:
                     f"No version of {name!r} is {stage}; promote one with "
                     f"`python -m training models promote {name}:VERSION`. {self._inventory()}"
                 )
-            version = held[stage].partition(":")[2]  # type: ignore[index]
+            version = held[stage].partition(":")[2]
         elif version in {"", "latest"}:
             entries = self.entries(name)
             if not entries:

@@ -1,0 +1,123 @@
+"""ONNX Runtime: the backend that serves. Nothing else in the engine imports onnxruntime.
+
+Graphs are made by `training compress`; their input and output names are the contract between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from runtime.contract import F32, I64
+from runtime.errors import ArtifactRefused
+from runtime.manifest import CausalShape
+
+CPU = "cpu"
+
+
+def open_session(graph: Path, threads: int) -> ort.InferenceSession:
+    """Load a graph with `threads` intra-op threads. Raises ArtifactRefused when the file is no graph we can run."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads burn the core that the HTTP loop needs, and a container's CPU quota with it.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library's exception classes are private to its extension module
+        raise ArtifactRefused(f"{graph} cannot be loaded by ONNX Runtime {ort.__version__}: {error}") from None
+
+
+class OnnxMatching:
+    """An encoder with a classification head: inputs input_ids, attention_mask[, token_type_ids]; output logits.
+
+    One single-threaded session is shared by all callers: `run` computes on the calling thread, so N callers use N cores
+    with one copy of the weights.
+    """
+
+    def __init__(self, graph: Path) -> None:
+        self._session = open_session(graph, threads=1)
+        self._inputs = {node.name for node in self._session.get_inputs()}
+        needed = {"input_ids", "attention_mask"}
+        if not needed <= self._inputs <= needed | {"token_type_ids"}:
+            raise ArtifactRefused(f"{graph} has inputs {sorted(self._inputs)}; a matching graph has {sorted(needed)}.")
+
+    def logits(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
+        """(B, T) each -> (B, C)."""
+        feeds = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        feeds = {name: value for name, value in feeds.items() if name in self._inputs}
+        return np.asarray(self._session.run(["logits"], feeds)[0], np.float32)
+
+
+class OnnxGeneration:
+    """A causal decoder over a slot cache: GroupQueryAttention appends to the bound buffers in place, nothing is copied.
+
+    Inputs: input_ids (B, T), seqlens_k (B,) = tokens after this call - 1, total_sequence_length () = its largest + 1,
+    first_logit (1,), position_ids (B, T) where positions are learned, past_key_values.L.key|value (B, H, context, D).
+    Outputs: logits (B, T - first_logit, V) and present.L.key|value, which are the very same memory as the past.
+    """
+
+    def __init__(self, graph: Path, shape: CausalShape, *, slots: int, context: int, threads: int) -> None:
+        self.slots, self.context, self.vocab_size = slots, context, shape.vocab_size
+        self._session = open_session(graph, threads)
+        self._learned_positions = "position_ids" in {node.name for node in self._session.get_inputs()}
+        self._slot_shape = (shape.kv_heads, context, shape.head_dim)
+        names = [f"{layer}.{part}" for layer in range(shape.layers) for part in ("key", "value")]
+        # The whole cache, known in advance: it never grows.
+        self._cache = {name: np.zeros((slots, *self._slot_shape), np.float32) for name in names}
+        self._bindings: dict[tuple[int, int], ort.IOBinding] = {}
+
+    @staticmethod
+    def cache_bytes(shape: CausalShape, slots: int, context: int) -> int:
+        """Bytes of the key-value cache."""
+        return 2 * shape.layers * slots * shape.kv_heads * context * shape.head_dim * 4
+
+    def prefill(self, slot: int, ids: Sequence[int], start: int = 0, all_logits: bool = False) -> F32:
+        """Append `ids` to `slot`, which holds `start` tokens -> (1, V), or (T, V) with `all_logits`."""
+        tokens = np.asarray([ids], np.int64)  # (1, T)
+        first = 0 if all_logits else len(ids) - 1
+        return self._run(tokens, np.asarray([start + len(ids) - 1], np.int32), slot, first)[0]
+
+    def decode(self, tokens: I64, lengths: I64) -> F32:
+        """Append one token to each of slots 0..n-1, which hold `lengths` tokens: (n,), (n,) -> (n, V)."""
+        return self._run(tokens[:, None], lengths.astype(np.int32), 0, 0)[:, 0]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` tokens of slot `source` over slot `target`."""
+        for array in self._cache.values():
+            array[target, :, :length] = array[source, :, :length]
+
+    def _run(self, tokens: I64, last_positions: np.ndarray, slot: int, first_logit: int) -> F32:
+        """(B, T) tokens into slots slot..slot+B-1; `last_positions` (B,): of the last token of each row."""
+        rows, width = tokens.shape
+        feeds = {
+            "input_ids": tokens,
+            "seqlens_k": last_positions,
+            "total_sequence_length": np.asarray(last_positions.max() + 1, np.int32),
+            "first_logit": np.asarray([first_logit], np.int64),
+        }
+        if self._learned_positions:
+            steps = np.arange(width, dtype=np.int64) - (width - 1)
+            feeds["position_ids"] = last_positions[:, None].astype(np.int64) + steps
+        binding = self._binding(slot, rows)
+        for name, value in feeds.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(value))
+        binding.bind_output("logits", CPU)
+        self._session.run_with_iobinding(binding)
+        return np.asarray(binding.get_outputs()[-1].numpy(), np.float32)
+
+    def _binding(self, slot: int, rows: int) -> ort.IOBinding:
+        """A binding whose cache inputs and outputs are slots slot..slot+rows-1; made once for each such view."""
+        if (slot, rows) not in self._bindings:
+            binding = self._session.io_binding()
+            shape = (rows, *self._slot_shape)
+            for name, array in self._cache.items():
+                pointer = array[slot:].ctypes.data
+                binding.bind_input(f"past_key_values.{name}", CPU, 0, np.float32, shape, pointer)
+                binding.bind_output(f"present.{name}", CPU, 0, np.float32, shape, pointer)
+            self._bindings[slot, rows] = binding
+        return self._bindings[slot, rows]

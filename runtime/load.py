@@ -1,0 +1,87 @@
+"""A directory in, an engine out: verify, pick the backend for its format, put the engine around it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.contract import GenerationBackend, Limits, MatchingBackend, Observer
+from runtime.errors import ArtifactRefused
+from runtime.manifest import CausalShape, Manifest, verify
+from runtime.text import load_tokenizer
+
+if TYPE_CHECKING:
+    from runtime.generation import GenerationEngine
+    from runtime.matching import MatchingEngine
+
+
+def load_engine(
+    directory: Path,
+    *,
+    limits: Limits | None = None,
+    threads: int | None = None,
+    slots: int = 8,
+    observer: Observer | None = None,
+) -> MatchingEngine | GenerationEngine:
+    """Verify the artifact in `directory` and load it.
+
+    `threads`: cores to use, default all that this process may. `slots`: sequences that generate at once.
+    Raises ArtifactRefused: anything missing, altered or unknown, or a kind that no engine serves.
+    """
+    manifest = verify(directory)
+    threads = threads or len(os.sched_getaffinity(0))
+    tokenizer = load_tokenizer(directory / manifest.tokenizer)
+    if manifest.kind == "matching":
+        from runtime.matching import MatchingEngine
+
+        backend = _matching_backend(directory, manifest)
+        return MatchingEngine(manifest, tokenizer, backend, limits=limits, threads=threads, observer=observer)
+    if manifest.kind == "generation" and manifest.causal:
+        from runtime.generation import GenerationEngine
+
+        # One slot more than asked for: the engine's scratch for scoring texts.
+        generation = _generation_backend(directory, manifest, manifest.causal, slots + 1, threads)
+        return GenerationEngine(manifest, manifest.causal, tokenizer, generation, limits=limits, observer=observer)
+    raise ArtifactRefused(f"{directory} is of kind {manifest.kind!r}; matching and generation can be loaded.")
+
+
+# Backends are imported when they are needed: serving must never load torch, tests need no onnxruntime.
+
+
+def _matching_backend(directory: Path, manifest: Manifest) -> MatchingBackend:
+    if manifest.format == "onnx":
+        from runtime.backends.onnx import OnnxMatching
+
+        return OnnxMatching(directory / _graph(directory, manifest))
+    if manifest.format == "torch":
+        from runtime.backends.torch import TorchMatching
+
+        return TorchMatching(directory)
+    from runtime.backends.fake import FakeMatching
+
+    return FakeMatching(directory)
+
+
+def _generation_backend(
+    directory: Path, manifest: Manifest, shape: CausalShape, slots: int, threads: int
+) -> GenerationBackend:
+    context = manifest.max_tokens
+    if manifest.format == "onnx":
+        from runtime.backends.onnx import OnnxGeneration
+
+        graph = directory / _graph(directory, manifest)
+        return OnnxGeneration(graph, shape, slots=slots, context=context, threads=threads)
+    if manifest.format == "torch":
+        from runtime.backends.torch import TorchGeneration
+
+        return TorchGeneration(directory, slots=slots, context=context)
+    from runtime.backends.fake import FakeGeneration
+
+    return FakeGeneration(directory, slots=slots, context=context)
+
+
+def _graph(directory: Path, manifest: Manifest) -> str:
+    if manifest.graph is None or manifest.graph not in manifest.files:
+        raise ArtifactRefused(f"{directory} is of format onnx, but its manifest names no graph file that it lists.")
+    return manifest.graph
