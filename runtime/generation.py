@@ -1,8 +1,8 @@
 """The generation engine: prompts in, streams of tokens out, with continuous batching over a slot cache.
 
 One thread runs `admit -> prefill one -> decode all -> emit`. A request joins at the next step and leaves at its last
-token (iteration-level scheduling, Yu et al., Orca, OSDI 2022). The engine sees logits and slots; how they are computed is
-the backend's affair, how events travel to a client is the sink's.
+token (iteration-level scheduling, Yu et al., Orca, OSDI 2022). The engine sees logits and slots; how they are computed
+is the backend's affair, how events travel to a client is the sink's.
 """
 
 from __future__ import annotations
@@ -254,7 +254,9 @@ class GenerationEngine:
     def _sweep(self) -> None:
         """Let go of requests whose caller left or whose deadline passed, waiting or running."""
         now = time.monotonic()
-        for ticket in [*self._waiting, *self._running]:
+        with self._changed:
+            in_flight = [*self._waiting, *self._running]
+        for ticket in in_flight:
             stage = "queued" if not ticket.admitted else "running"
             if ticket.cancelled:
                 self._observer.observe("cancelled", 1, stage=stage)

@@ -1,4 +1,4 @@
-"""Logits to a token: temperature, top-k, nucleus (top-p, Holtzman et al. 2020). One row, one generator, no neighbours."""
+"""Logits to a token: temperature, top-k, nucleus (top-p, Holtzman et al. 2020). One row, one generator."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The queue in front of a matching backend: bounded, length-sorted, deadline-aware, cancellable, poison-proof.
 
-One scheduler per engine, one thread per core. A free thread takes the oldest item and the items nearest to it in length,
-so an idle server adds no wait, a busy one fills its batches, and nobody is passed over by more than the items before it.
-It sees token counts and futures; it never sees text or logits.
+One scheduler per engine, one thread per core. A free thread takes the oldest item and the items nearest to it in
+length, so an idle server adds no wait, a busy one fills its batches, and nobody is passed over by more than the items
+before it. It sees token counts and futures; it never sees text or logits.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Scheduler:
         wait_s = self._seconds(in_flight)
         in_flight_items = len(self._queue) + self._running_items
         problem = None
-        # A request larger than the whole queue is let in when nothing else is there; it could never be served otherwise.
+        # A request larger than the whole queue is let in when nothing else is there: it could never be served else.
         if in_flight_items and in_flight_items + items > limits.max_items:
             problem = (
                 f"{in_flight_items} items are in flight and this request has {items}; {limits.max_items} are allowed"
@@ -237,7 +237,7 @@ class Scheduler:
 def compute_isolated(
     compute: Callable[[Sequence[EncodedPair]], Sequence[PairResult]], rows: Sequence[EncodedPair]
 ) -> list[PairResult | SluiceError]:
-    """Compute a batch; if it fails, halve it until the rows that fail stand alone, so their neighbours still succeed."""
+    """Compute a batch; if it fails, halve it until the rows that fail stand alone: their neighbours still succeed."""
     try:
         return list(compute(rows))
     except Exception as error:

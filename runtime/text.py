@@ -92,7 +92,7 @@ class TokenPrinter:
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """Text that became final with `token`; sets `stopped` (and ends before the stop string) when one is complete."""
+        """Text that became final with `token`; ends before a complete stop string and then sets `stopped`."""
         self._ids.append(token)
         before = self._tokenizer.decode(self._ids[: self._shown_ids], skip_special_tokens=True)
         after = self._tokenizer.decode(self._ids, skip_special_tokens=True)

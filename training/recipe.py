@@ -1,6 +1,6 @@
 """The recipe: one YAML file that says everything about a model, from data to the name it is published under.
 
-Every command of this room takes the same recipe, so `train`, `compress`, `evaluate` and `publish` agree on what and where.
+Every command of this room takes the same recipe, so `train`, `compress`, `evaluate` and `publish` agree.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PairData(_Section):
 
 
 class TextData(_Section):
-    """Plain text for a language model: files or `s3://` keys. With `valid` and `test` left out they are cut off the end."""
+    """Plain text for a language model: files or `s3://` keys. `valid` and `test`, left out, are cut off the end."""
 
     train: str
     valid: str | None = None

@@ -1,4 +1,4 @@
-"""A backend without weights, for tests, dry runs of load tests and front-end work. Deterministic, with knobs for trouble.
+"""A backend without weights, for tests, dry runs of load tests and front-end work. Deterministic, with knobs.
 
 Matching scores a pair by the overlap of its lower-cased words (Jaccard); a row that contains POISON raises.
 Generation repeats TALE, byte by byte, from wherever the sequence is.

@@ -80,7 +80,8 @@ class OnnxGeneration:
         """Append `ids` to `slot`, which holds `start` tokens -> (1, V), or (T, V) with `all_logits`."""
         tokens = np.asarray([ids], np.int64)  # (1, T)
         first = 0 if all_logits else len(ids) - 1
-        return self._run(tokens, np.asarray([start + len(ids) - 1], np.int32), slot, first)[0]
+        logits: F32 = self._run(tokens, np.asarray([start + len(ids) - 1], np.int32), slot, first)[0]
+        return logits
 
     def decode(self, tokens: I64, lengths: I64) -> F32:
         """Append one token to each of slots 0..n-1, which hold `lengths` tokens: (n,), (n,) -> (n, V)."""

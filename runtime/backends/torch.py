@@ -22,17 +22,17 @@ class TorchMatching:
         self._model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32).eval()
         self._segments = getattr(self._model.config, "type_vocab_size", 0) > 1
 
-    @torch.inference_mode()
     def logits(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
         """(B, T) each -> (B, C)."""
         inputs = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
         if self._segments:
             inputs["token_type_ids"] = torch.from_numpy(token_type_ids)
-        return np.asarray(self._model(**inputs).logits.numpy(), np.float32)
+        with torch.inference_mode():
+            return np.asarray(self._model(**inputs).logits.numpy(), np.float32)
 
 
 class TorchGeneration:
-    """A causal language model folder. Keeps token ids instead of keys and values and recomputes: slow, and beyond doubt."""
+    """A causal language model folder. Keeps token ids, not keys and values, and recomputes: slow, and beyond doubt."""
 
     def __init__(self, directory: Path, *, slots: int, context: int) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
@@ -40,11 +40,11 @@ class TorchGeneration:
         self.vocab_size = int(self._model.config.vocab_size)
         self._rows: list[list[int]] = [[] for _ in range(slots)]
 
-    @torch.inference_mode()
     def prefill(self, slot: int, ids: Sequence[int], start: int = 0, all_logits: bool = False) -> F32:
         """Append `ids` to `slot`, which holds `start` tokens -> (1, V), or (T, V) with `all_logits`."""
         self._rows[slot] = [*self._rows[slot][:start], *ids]
-        logits = self._model(torch.tensor([self._rows[slot]])).logits[0]  # (start + T, V)
+        with torch.inference_mode():
+            logits = self._model(torch.tensor([self._rows[slot]])).logits[0]  # (start + T, V)
         return np.asarray((logits[start:] if all_logits else logits[-1:]).numpy(), np.float32)
 
     def decode(self, tokens: I64, lengths: I64) -> F32:
