@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 
 # command -> (module with `main(arguments) -> exit code`, what it does)
@@ -29,6 +30,8 @@ def main(arguments: list[str]) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}."
         print(f"training: unknown command {command!r}; {hint}", file=sys.stderr)
         return 2
+    # Loading a model is one line of its own; the libraries' bars for it would break up the command's log.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     return int(importlib.import_module(COMMANDS[command][0]).main(rest))
 
 

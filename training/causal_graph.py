@@ -18,24 +18,22 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.manifest import CausalShape
-
 Array = npt.NDArray[np.float32]
 MS = "com.microsoft"
 # ONNX Runtime's CPU kernel takes head sizes that are multiples of 16; smaller heads are padded with zeros, exactly.
 HEAD_MULTIPLE = 16
 
 
-def write_causal_graph(config: Any, state: Mapping[str, Array], path: Path) -> CausalShape:
+def write_causal_graph(config: Any, state: Mapping[str, Array], path: Path) -> int:
     """Write the fp32 graph of a transformers `GPT2Config` or `LlamaConfig` with its weights to `path`.
+
+    Returns the head size of its key-value cache, which may be padded.
 
     Raises ValueError for another model type, or for a setting that the graph does not carry.
     """
-    if config.model_type == "llama":
-        return _Llama(config, state).write(path)
-    if config.model_type == "gpt2":
-        return _Gpt2(config, state).write(path)
-    raise ValueError(f"model type {config.model_type!r} has no graph writer; gpt2 and llama have.")
+    if config.model_type not in GRAPH_WRITERS:
+        raise ValueError(f"model type {config.model_type!r} has no graph writer; {', '.join(GRAPH_WRITERS)} have.")
+    return GRAPH_WRITERS[config.model_type](config, state).write(path)
 
 
 class _Decoder:
@@ -109,7 +107,8 @@ class _Decoder:
         tail = self.node("Slice", [x, "first_logit", end, axis])
         self.nodes.append(helper.make_node("MatMul", [tail, self.weight("lm_head.weight", head)], ["logits"]))
 
-    def write(self, path: Path) -> CausalShape:
+    def write(self, path: Path) -> int:
+        """Build the nodes, save the model, return the cache's head size."""
         self.build()
         value = helper.make_tensor_value_info
         cache = ("B", self.kv_heads, "S", self.padded)
@@ -128,15 +127,7 @@ class _Decoder:
         graph = helper.make_graph(self.nodes, self.config.model_type, inputs, outputs, self.weights)
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MS, 1)]
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
-        eos = self.config.eos_token_id
-        return CausalShape(
-            layers=self.layers,
-            kv_heads=self.kv_heads,
-            head_dim=self.padded,
-            vocab_size=self.config.vocab_size,
-            bos_token_id=self.config.bos_token_id,
-            eos_token_ids=() if eos is None else (eos,) if isinstance(eos, int) else tuple(eos),
-        )
+        return self.padded
 
     def build(self) -> None:
         raise NotImplementedError
@@ -277,3 +268,6 @@ class _Gpt2(_Decoder):
             branch = self.conv1d(x, f"{prefix}mlp.c_proj")
         x, _ = self.norm(stream, branch, "transformer.ln_f")
         self.logits(x, state["transformer.wte.weight"].T)
+
+
+GRAPH_WRITERS: dict[str, type[_Decoder]] = {"gpt2": _Gpt2, "llama": _Llama}

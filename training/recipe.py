@@ -94,8 +94,8 @@ class Compress(_Section):
     """Which artifacts to make, and how far each may be from its parent."""
 
     precisions: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
-    fp32_tolerance: float = Field(default=1e-3, gt=0)  # largest |difference| of scores (matching) or log-probabilities
-    int8_tolerance: float = Field(default=0.15, gt=0)  # the same against fp32; for generation: relative perplexity
+    fp32_tolerance: float = Field(default=1e-3, gt=0)  # largest |difference| of scores, or of log-probabilities
+    int8_tolerance: float = Field(default=0.05, gt=0)  # mean |difference| of scores, or relative change of perplexity
 
 
 class Recipe(_Section):

@@ -1,0 +1,134 @@
+"""A transformers folder as an artifact of format "torch": what training makes, and what a stranger brings."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+
+from runtime.errors import InvalidInput
+from runtime.manifest import CausalShape, Kind, Manifest, write_manifest
+from training.causal_graph import GRAPH_WRITERS
+
+LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "tokenizers")
+# Files of the folder that are the model; optimizer states, logs and other formats stay behind.
+CONFIGURATION = ("config.json", "generation_config.json", "*tokenizer*", "vocab*", "merges.txt", "special_tokens*")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+
+
+def seal_checkpoint(directory: Path, **fields: Any) -> Manifest:
+    """Write the manifest of a folder that transformers saved. `fields` override what the configuration says.
+
+    Raises InvalidInput: not a folder of a supported shape, no fast tokenizer, no safetensors weights.
+    """
+    config = read_config(directory)
+    kind = kind_of(config, directory)
+    if not any(any(directory.glob(pattern)) for pattern in WEIGHTS):
+        raise InvalidInput(f"{directory} has no model.safetensors; save it with safe_serialization=True.")
+    if not (directory / "tokenizer.json").is_file():
+        AutoTokenizer.from_pretrained(directory).save_pretrained(directory)
+    if not (directory / "tokenizer.json").is_file():
+        raise InvalidInput(f"{directory} has no tokenizer.json and its tokenizer has no fast form to make one from.")
+    described = {
+        "kind": kind,
+        "format": "torch",
+        "architecture": config.model_type,
+        "precision": "fp32",
+        "max_tokens": _max_tokens(config),
+        "pad_token_id": getattr(config, "pad_token_id", None) or 0,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+    if kind == "matching":
+        described |= _labels(config, directory, fields.pop("positive", None))
+    else:
+        described["causal"] = causal_shape(config)
+    return write_manifest(directory, **(described | fields))
+
+
+def adopt_folder(source: Path, directory: Path, **fields: Any) -> Manifest:
+    """Copy the model files of a transformers folder into the new artifact `directory`; see `seal_checkpoint`."""
+    read_config(source)
+    directory.mkdir(parents=True)
+    for pattern in (*CONFIGURATION, *WEIGHTS):
+        for path in source.glob(pattern):
+            shutil.copyfile(path, directory / path.name)
+    return seal_checkpoint(directory, **fields)
+
+
+def read_config(directory: Path) -> PretrainedConfig:
+    """The folder's `config.json`. Raises InvalidInput when there is none or transformers cannot read it."""
+    if not (directory / "config.json").is_file():
+        raise InvalidInput(f"{directory} is not a model folder: it has no config.json.")
+    try:
+        return AutoConfig.from_pretrained(directory)
+    except Exception as error:  # whatever a foreign configuration makes the library raise
+        raise InvalidInput(f"{directory}/config.json cannot be used: {error}") from None
+
+
+def kind_of(config: PretrainedConfig, directory: Path) -> Kind:
+    """matching for …ForSequenceClassification, generation for the causal models that have a graph writer."""
+    if (directory / "modules.json").is_file():
+        raise InvalidInput(
+            f"{directory} is a sentence-transformers (embedding) folder; cross-encoders and causal models are "
+            "supported. Fine-tune it with `python -m training train` and `model.base=FOLDER` first."
+        )
+    names = config.architectures or []
+    if any(name.endswith("ForSequenceClassification") for name in names):
+        return "matching"
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) and config.model_type in GRAPH_WRITERS:
+        return "generation"
+    raise InvalidInput(
+        f"{directory} holds {', '.join(names) or 'an unnamed architecture'}; supported are …ForSequenceClassification "
+        f"encoders and causal models of type {', '.join(GRAPH_WRITERS)}."
+    )
+
+
+def causal_shape(config: PretrainedConfig) -> CausalShape:
+    """The cache that the model itself would need; the graph writer may pad heads and then states its own."""
+    heads = config.num_attention_heads
+    eos = config.eos_token_id
+    return CausalShape(
+        layers=config.num_hidden_layers,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        vocab_size=config.vocab_size,
+        bos_token_id=config.bos_token_id,
+        eos_token_ids=() if eos is None else (eos,) if isinstance(eos, int) else tuple(eos),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that shape an artifact."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with "+" when the tree has changes; None outside git."""
+    root = Path(__file__).parents[1]
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def _max_tokens(config: PretrainedConfig) -> int:
+    longest = int(config.max_position_embeddings)
+    # RoBERTa counts positions from pad + 1, so two of its embeddings are never used.
+    return longest - 2 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else longest
+
+
+def _labels(config: PretrainedConfig, directory: Path, positive: str | None) -> dict[str, Any]:
+    labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
+    if positive is not None and positive not in labels:
+        raise InvalidInput(f"{positive!r} is none of the labels of {directory}: {', '.join(labels)}.")
+    if positive is None and len(labels) > 2:
+        raise InvalidInput(f"{directory} has the labels {', '.join(labels)}; say with --positive which one is a match.")
+    index = labels.index(positive) if positive else len(labels) - 1
+    return {"labels": labels, "positive_label": index, "threshold": 0.5}

@@ -1,0 +1,263 @@
+"""`python -m training compress CONFIG`: checkpoint -> fp32 ONNX -> int8, each an artifact, each checked and measured.
+
+A step is refused when its output is further from its parent's than the recipe allows. What it cost and gained (size,
+latency, quality) goes into the manifest of the artifact it made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoModelForCausalLM
+
+from records.document import DocumentError, read_document
+from runtime.contract import Pair, PairResult, Sampling, Token
+from runtime.errors import SluiceError
+from runtime.generation import GenerationEngine
+from runtime.load import load_engine
+from runtime.manifest import Manifest, Parity, Step, read_manifest, write_manifest
+from runtime.matching import MatchingEngine
+from runtime.text import load_tokenizer
+from training.causal_graph import write_causal_graph
+from training.checkpoint import git_commit, read_config, versions
+from training.matching_graph import write_matching_graph
+from training.quantization import quantize_decoder, quantize_encoder
+from training.recipe import Recipe
+
+GRAPH = "model.onnx"
+Engine = MatchingEngine | GenerationEngine
+LATENCY_RUNS = 40
+
+
+class ParityError(Exception):
+    """A step changed the model's outputs by more than its tolerance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a step is judged on: texts for parity and latency, and how quality is measured (None: it is not)."""
+
+    texts: Sequence[str]
+    quality: Callable[[Engine], dict[str, float]] | None = None
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Neighbouring texts as pairs."""
+        return [Pair(a, b) for a, b in zip(self.texts[::2], self.texts[1::2], strict=False)]
+
+
+def export_fp32(checkpoint: Path, target: Path, probe: Probe, tolerance: float) -> Manifest:
+    """Checkpoint -> fp32 ONNX artifact in `target`. Parity: largest |difference| of scores or log-probabilities."""
+    parent = read_manifest(checkpoint)
+    with _making(target) as directory:
+        graph = directory / GRAPH
+        changed: dict[str, Any] = {}
+        settings: dict[str, Any]
+        if parent.kind == "matching":
+            settings = {"fused": write_matching_graph(checkpoint, graph)}
+        else:
+            model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype="float32")
+            state = {name: value.numpy() for name, value in model.state_dict().items()}
+            head_dim = write_causal_graph(read_config(checkpoint), state, graph)
+            assert parent.causal is not None  # kind "generation"
+            changed["causal"] = parent.causal.model_copy(update={"head_dim": head_dim})
+            settings = {"attention": "GroupQueryAttention, shared cache", "head_dim": head_dim}
+        return _seal(directory, checkpoint, "export-fp32", settings, probe, tolerance, _largest_difference, **changed)
+
+
+def quantize_int8(source: Path, target: Path, probe: Probe, tolerance: float) -> Manifest:
+    """fp32 ONNX artifact -> int8 artifact in `target`.
+
+    Parity: mean |difference| of scores (matching) or relative change of perplexity (generation).
+    """
+    parent = read_manifest(source)
+    with _making(target) as directory:
+        quantize = quantize_encoder if parent.kind == "matching" else quantize_decoder
+        settings = quantize(source / GRAPH, directory / GRAPH)
+        return _seal(
+            directory, source, "quantize-int8", settings, probe, tolerance, _typical_difference, precision="int8"
+        )
+
+
+def compress_recipe(recipe: Recipe, probe: Probe, log: Callable[[str], None]) -> dict[str, Path]:
+    """Run the recipe's steps on its checkpoint; returns precision -> artifact directory."""
+    fp32, int8 = recipe.run / "fp32", recipe.run / "int8"
+    log(f"export {recipe.run / 'checkpoint'} -> {fp32}")
+    manifest = export_fp32(recipe.run / "checkpoint", fp32, probe, recipe.compress.fp32_tolerance)
+    log(describe(manifest))
+    made = {"fp32": fp32}
+    if "int8" in recipe.compress.precisions:
+        log(f"quantise {fp32} -> {int8}")
+        log(describe(quantize_int8(fp32, int8, probe, recipe.compress.int8_tolerance)))
+        made["int8"] = int8
+    return made
+
+
+def describe(manifest: Manifest) -> str:
+    """The newest step of a manifest in one line."""
+    step = manifest.steps[-1]
+    parity = step.parity
+    near = f"{parity.metric} {parity.value:.2g} (<= {parity.tolerance:g})" if parity else ""
+    quality = ", ".join(f"{name} {value:.4f}" for name, value in step.quality.items())
+    cost = f"{step.size_bytes / 1e6:.1f} MB, p50 {step.latency_p50_ms or 0:.2f} ms"
+    return f"{step.name}: " + ", ".join(part for part in (cost, near, quality) if part)
+
+
+def vocabulary_texts(directory: Path, count: int = 64, seed: int = 7) -> list[str]:
+    """Random texts made of the artifact's own vocabulary, for a model that comes without data."""
+    tokenizer = load_tokenizer(directory / "tokenizer.json")
+    random = np.random.default_rng(seed)
+    ids = random.integers(0, tokenizer.get_vocab_size(), (count, 24))
+    return [tokenizer.decode(row[: random.integers(4, 25)].tolist()) or "a" for row in ids]
+
+
+def sampled_texts(directory: Path, count: int = 8, seed: int = 7) -> list[str]:
+    """Texts that a language model itself finds likely: perplexity on random tokens would say nothing of its quality."""
+    engine = load_engine(directory)
+    assert isinstance(engine, GenerationEngine)
+    tokens = min(128, engine.context // 2)
+    streams = [engine.generate("", Sampling(max_tokens=tokens, seed=seed + number)) for number in range(count)]
+    texts = ["".join(event.text for event in stream) for stream in streams]
+    engine.close()
+    return [text for text in texts if text.strip()] or ["a"]
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def _outputs(engine: Engine, probe: Probe) -> np.ndarray:
+    """Scores of the probe's pairs, or log-probabilities of its texts' tokens."""
+    if isinstance(engine, MatchingEngine):
+        return np.asarray([_score(result) for result in engine.score(probe.pairs)])
+    encoded = [engine.encode(text)[: engine.context] for text in probe.texts]
+    return np.asarray([value for ids in encoded if len(ids) > 1 for value in engine.log_probs(ids)])
+
+
+def _score(result: PairResult | SluiceError) -> float:
+    if isinstance(result, SluiceError):
+        raise result
+    return result.score
+
+
+def _largest_difference(before: np.ndarray, after: np.ndarray, kind: str) -> tuple[str, float]:
+    what = "score" if kind == "matching" else "log p"
+    return f"max |Δ {what}|", float(np.abs(before - after).max())
+
+
+def _typical_difference(before: np.ndarray, after: np.ndarray, kind: str) -> tuple[str, float]:
+    if kind == "matching":
+        return "mean |Δ score|", float(np.abs(before - after).mean())
+    return "|Δ perplexity| / perplexity", abs(float(np.exp(before.mean() - after.mean())) - 1)
+
+
+def latency_p50_ms(engine: Engine, probe: Probe) -> float:
+    """Median milliseconds of one pair of about 32 tokens, or of one generated token after a short prompt."""
+    if isinstance(engine, MatchingEngine):
+        pair = min(probe.pairs, key=lambda pair: abs(len(engine.encode([pair])[0]) - 32))
+        times = []
+        for _ in range(LATENCY_RUNS):
+            begun = time.perf_counter()
+            engine.score([pair])
+            times.append(time.perf_counter() - begun)
+        return statistics.median(times) * 1000
+    count = min(LATENCY_RUNS, engine.context // 2)
+    stream = engine.generate(probe.texts[0][:40], Sampling(max_tokens=count, temperature=1.0, seed=7))
+    ends = [time.perf_counter() for event in stream if isinstance(event, Token)]
+    steps = np.diff(ends) if len(ends) > 1 else np.zeros(1)
+    return float(np.median(steps)) * 1000
+
+
+# ---------------------------------------------------------------- artifacts
+
+
+@contextmanager
+def _making(target: Path) -> Iterator[Path]:
+    """A working directory beside `target` that takes its place when the block ends well, and vanishes when not."""
+    directory = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    try:
+        yield directory
+        shutil.rmtree(target, ignore_errors=True)
+        directory.rename(target)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _seal(
+    directory: Path,
+    source: Path,
+    name: str,
+    settings: dict[str, Any],
+    probe: Probe,
+    tolerance: float,
+    compare: Callable[[np.ndarray, np.ndarray, str], tuple[str, float]],
+    **changed: Any,
+) -> Manifest:
+    """Make `directory` an artifact whose parent is `source`, then judge the step and record it."""
+    parent = read_manifest(source)
+    shutil.copyfile(source / parent.tokenizer, directory / parent.tokenizer)
+    inherited = ("kind", "architecture", "precision", "max_tokens", "tokenizer", "pad_token_id", "labels")
+    inherited += ("positive_label", "threshold", "causal", "datasets", "seed", "steps")
+    fields = {key: getattr(parent, key) for key in inherited} | changed
+    fields |= {
+        "format": "onnx",
+        "graph": GRAPH,
+        "parent": parent.digest,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+    manifest = write_manifest(directory, **fields)
+    before, after = load_engine(source), load_engine(directory)
+    try:
+        metric, value = compare(_outputs(before, probe), _outputs(after, probe), parent.kind)
+        parity = Parity(metric=metric, value=value, tolerance=tolerance)
+        if not parity.ok:
+            raise ParityError(
+                f"{name}: {metric} is {value:.4g}, the recipe allows {tolerance:g}. Raise the tolerance only if the "
+                "quality on your data allows it, or keep the parent's precision."
+            )
+        step = Step(
+            name=name,
+            settings=settings,
+            parity=parity,
+            size_bytes=manifest.size_bytes,
+            latency_p50_ms=round(latency_p50_ms(after, probe), 3),
+            quality=probe.quality(after) if probe.quality else {},
+        )
+    finally:
+        before.close()
+        after.close()
+    return write_manifest(directory, **(fields | {"steps": (*parent.steps, step)}))
+
+
+def main(arguments: list[str]) -> int:
+    """The command. Exit codes: 0 done, 1 a step was refused or has no input, 2 wrong usage or recipe."""
+    parser = argparse.ArgumentParser(prog="python -m training compress", description=__doc__.splitlines()[0])
+    parser.add_argument("config", type=Path, help="recipe (YAML)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace settings of the recipe")
+    options = parser.parse_args(arguments)
+    try:
+        recipe = read_document(options.config, Recipe, options.overrides)
+    except DocumentError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        from training.evaluate import recipe_probe
+
+        made = compress_recipe(recipe, recipe_probe(recipe), log=lambda line: print(line, flush=True))
+    except (SluiceError, ParityError, ValueError) as error:
+        print(f"compress: {error}", file=sys.stderr)
+        return 1
+    print("made: " + ", ".join(f"{precision} {path}" for precision, path in made.items()))
+    return 0

@@ -1,0 +1,119 @@
+"""`python -m training publish`: an artifact, a recipe's result or a transformers folder -> BentoML's model store.
+
+The only module of this room that imports BentoML. The directory in the store is the artifact, byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from records.document import DocumentError, read_document
+from runtime.errors import InvalidInput, SluiceError
+from runtime.manifest import MANIFEST_FILE, verify
+from runtime.store import Entry, ModelStore, store_home
+from training.recipe import Compress, Recipe
+
+
+def publish_artifact(directory: Path, name: str, home: Path) -> Entry:
+    """Copy a verified artifact into the store below `home` as `name`, version = time and digest.
+
+    Publishing the same artifact twice gives the entry that is there. Raises ArtifactRefused, InvalidInput.
+    """
+    manifest = verify(directory)
+    store = ModelStore(home)
+    for entry in store.entries(name) if name in store.names() else []:
+        if entry.manifest.digest == manifest.digest and entry.manifest.kind == manifest.kind:
+            return entry
+    # BentoML reads BENTOML_HOME when it is first imported, so this is the one place where it is set from an argument.
+    os.environ["BENTOML_HOME"] = str(home)
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    import bentoml
+    from bentoml.exceptions import BentoMLException
+
+    version = f"{manifest.created:%Y%m%d%H%M%S}-{manifest.precision}-{manifest.digest[:8]}"
+    data = "+".join(f"{split}-{sha[:12]}" for split, sha in sorted(manifest.datasets.items()))
+    try:
+        with bentoml.models.create(
+            f"{name}:{version}",
+            labels={
+                "kind": manifest.kind,
+                "precision": manifest.precision,
+                "data": hashlib.sha256(data.encode()).hexdigest()[:16] if data else "none",
+            },
+            metadata={"digest": manifest.digest, "architecture": manifest.architecture},
+        ) as model:
+            shutil.copytree(directory, model.path, dirs_exist_ok=True)
+    except (BentoMLException, ValueError) as error:
+        raise InvalidInput(f"{name!r} cannot be published: {error}") from None
+    return store.resolve(f"{name}:{version}")
+
+
+def publish_folder(folder: Path, name: str, home: Path, precision: str, positive: str | None = None) -> Entry:
+    """Export a transformers folder, quantise it if `precision` is int8, and publish the result."""
+    # torch and the exporter take seconds to import; publishing a finished artifact needs neither.
+    from training.checkpoint import adopt_folder
+    from training.compress import Probe, describe, export_fp32, quantize_int8, sampled_texts, vocabulary_texts
+
+    tolerances = Compress()
+    with tempfile.TemporaryDirectory(prefix="sluice-") as work:
+        checkpoint, fp32, int8 = (Path(work) / step for step in ("checkpoint", "fp32", "int8"))
+        manifest = adopt_folder(folder, checkpoint, **({"positive": positive} if positive else {}))
+        print(f"{folder}: {manifest.kind}, {manifest.architecture}, at most {manifest.max_tokens} tokens", flush=True)
+        probe = Probe(vocabulary_texts(checkpoint))
+        print(describe(export_fp32(checkpoint, fp32, probe, tolerances.fp32_tolerance)), flush=True)
+        if precision == "int8":
+            if manifest.kind == "generation":
+                probe = Probe(sampled_texts(fp32))
+            print(describe(quantize_int8(fp32, int8, probe, tolerances.int8_tolerance)), flush=True)
+        return publish_artifact(int8 if precision == "int8" else fp32, name, home)
+
+
+def main(arguments: list[str]) -> int:
+    """The command. Exit codes: 0 published, 1 refused as described, 2 wrong usage or recipe."""
+    parser = argparse.ArgumentParser(prog="python -m training publish", description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="artifact folder, transformers folder, or recipe (YAML)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace settings of the recipe")
+    parser.add_argument("--name", help="name in the model store (default: the recipe's)")
+    parser.add_argument("--kind", choices=["matching", "generation"], help="refuse a folder of another kind")
+    parser.add_argument("--precision", choices=["fp32", "int8"], help="of a folder: default fp32; of a recipe: int8")
+    parser.add_argument("--positive", help="of a classifier with more than two labels: the one that means a match")
+    parser.add_argument("--promote", action="store_true", help="make it the production version of its name")
+    options = parser.parse_args(arguments)
+    home = store_home(os.environ)
+    try:
+        entry = _publish(options, home)
+        if options.kind and entry.manifest.kind != options.kind:
+            raise InvalidInput(f"{options.source} is of kind {entry.manifest.kind}, not {options.kind}.")
+    except DocumentError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (SluiceError, ValueError) as error:
+        print(f"publish: {error}", file=sys.stderr)
+        return 1
+    print(f"published {entry.tag} ({entry.manifest.kind}, {entry.manifest.precision}) in {home}")
+    first = ModelStore(home).pointers(entry.name).stages.get("production") is None
+    if options.promote or first:
+        # The first version of a name has nobody to replace: a published model is a served model in one command.
+        ModelStore(home).promote(entry.tag, why="first version" if first else "published with --promote")
+        print(f"{entry.tag} is production of {entry.name}")
+    return 0
+
+
+def _publish(options: argparse.Namespace, home: Path) -> Entry:
+    source: Path = options.source
+    if source.suffix in {".yaml", ".yml"}:
+        recipe = read_document(source, Recipe, options.overrides)
+        return publish_artifact(recipe.run / (options.precision or "int8"), options.name or recipe.name, home)
+    if not source.is_dir():
+        raise InvalidInput(f"{source} is neither a folder nor a recipe (.yaml).")
+    if not options.name:
+        raise InvalidInput("A folder needs --name: the name it is published under.")
+    if (source / MANIFEST_FILE).is_file():
+        return publish_artifact(source, options.name, home)
+    return publish_folder(source, options.name, home, options.precision or "fp32", options.positive)
