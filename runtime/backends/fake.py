@@ -39,7 +39,7 @@ def write_fake_artifact(directory: Path, kind: Kind, **settings: float) -> Manif
     directory.mkdir(parents=True, exist_ok=True)
     knobs = FakeSettings.model_validate(settings)
     (directory / SETTINGS_FILE).write_text(knobs.model_dump_json(), encoding="utf-8")
-    _byte_tokenizer(pairs=kind != "generation").save(str(directory / "tokenizer.json"))
+    byte_tokenizer(pairs=kind != "generation").save(str(directory / "tokenizer.json"))
     shape = CausalShape(
         layers=1, kv_heads=1, head_dim=16, vocab_size=VOCABULARY, eos_token_ids=(END,), bos_token_id=END
     )
@@ -65,7 +65,7 @@ def read_settings(directory: Path) -> FakeSettings:
         raise ArtifactRefused(f"{directory / SETTINGS_FILE} cannot be read: {error}") from None
 
 
-def _byte_tokenizer(*, pairs: bool) -> Tokenizer:
+def byte_tokenizer(*, pairs: bool) -> Tokenizer:
     """One token a byte: id = byte value."""
     # ByteLevel maps each byte to a printable character; `bytes_char` order is by code point, ours is by byte value.
     printable = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or 174 <= b <= 255]
