@@ -302,8 +302,10 @@ class GenerationEngine:
         self._tokens_per_s += RATE_WEIGHT * (rate - self._tokens_per_s) if self._tokens_per_s else rate
         self._observer.observe("batch_items", len(batch))
         self._observer.observe("compute_s", now - begun)
-        for ticket, row in zip(batch, logits, strict=True):
+        # All lengths before any token: a sequence that ends moves another one, which must be known at its full length.
+        for ticket in batch:
             ticket.length += 1
+        for ticket, row in zip(batch, logits, strict=True):
             self._observer.observe("inter_token_s", now - ticket.previous_token)
             ticket.previous_token = now
             self._emit(ticket, row)

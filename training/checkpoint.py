@@ -52,7 +52,7 @@ def seal_checkpoint(directory: Path, **fields: Any) -> Manifest:
 
 def adopt_folder(source: Path, directory: Path, **fields: Any) -> Manifest:
     """Copy the model files of a transformers folder into the new artifact `directory`; see `seal_checkpoint`."""
-    read_config(source)
+    kind_of(read_config(source), source)
     directory.mkdir(parents=True)
     for pattern in (*CONFIGURATION, *WEIGHTS):
         for path in source.glob(pattern):

@@ -1,0 +1,216 @@
+"""Parity before speed: transformers in fp32, ONNX fp32 and ONNX int8 of every supported shape, on the real path."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from runtime.backends.fake import byte_tokenizer
+from runtime.backends.onnx import OnnxGeneration, OnnxMatching
+from runtime.backends.torch import TorchGeneration, TorchMatching
+from runtime.contract import Sampling
+from runtime.errors import ArtifactRefused, InvalidInput
+from runtime.load import load_engine
+from runtime.manifest import read_manifest
+from tests.unit.runtime.backend_contract import GenerationBackendContract, MatchingBackendContract
+from training.checkpoint import adopt_folder
+from training.compress import GRAPH, ParityError, Probe, export_fp32, quantize_int8, vocabulary_texts
+
+pytestmark = pytest.mark.integration
+VOCABULARY = 258
+ENCODER: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 64, "max_position_embeddings": 66, "num_labels": 2,
+}  # fmt: skip
+
+
+def _llama(**changed: Any) -> LlamaForCausalLM:
+    settings = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6}
+    settings |= {"num_key_value_heads": 2, "max_position_embeddings": 64, "vocab_size": VOCABULARY}
+    return LlamaForCausalLM(LlamaConfig(**(settings | {"eos_token_id": 256, "bos_token_id": 256} | changed)))
+
+
+MODELS: dict[str, Any] = {
+    "bert": lambda: BertForSequenceClassification(BertConfig(**ENCODER)),
+    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**ENCODER, type_vocab_size=1, pad_token_id=1)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(n_layer=2, n_embd=48, n_head=4, vocab_size=VOCABULARY, n_positions=64, eos_token_id=256)
+    ),
+    # head size 8, grouped keys and values, untied head: the paddings and shapes that a plain GPT-2 does not have
+    "llama": lambda: _llama(tie_word_embeddings=False),
+    "llama-wide": lambda: _llama(num_attention_heads=2, num_key_value_heads=1, head_dim=32, rope_theta=5e4),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One tiny random model of each shape, as transformers saves it."""
+    made = {}
+    for name, build in MODELS.items():
+        torch.manual_seed(len(name))
+        folder = tmp_path_factory.mktemp("hub") / name
+        model = build()
+        if name.startswith(("bert", "roberta")):
+            # A fresh head hardly tells pairs apart; this one does, so that a wrong graph cannot look right.
+            torch.nn.init.normal_(model.get_parameter([n for n, _ in model.named_parameters()][-2]), std=1.0)
+        model.save_pretrained(folder)
+        pairs = name.startswith(("bert", "roberta"))
+        PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(pairs=pairs), eos_token="<end>").save_pretrained(folder)
+        made[name] = folder
+    return made
+
+
+@pytest.fixture(scope="module")
+def artifacts(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Each model as checkpoint, fp32 and int8 artifact, made by the steps that a user runs."""
+    made = {}
+    for name, folder in folders.items():
+        root = tmp_path_factory.mktemp(name)
+        adopt_folder(folder, root / "torch")
+        probe = Probe(vocabulary_texts(root / "torch"))
+        export_fp32(root / "torch", root / "fp32", probe, tolerance=1e-4)
+        quantize_int8(root / "fp32", root / "int8", probe, tolerance=0.05)
+        made[name] = root
+    return made
+
+
+class _Matching(MatchingBackendContract):
+    vocab_size = 256
+    graph: str
+    model: str
+
+    @pytest.fixture
+    def backend(self, artifacts: dict[str, Path]) -> OnnxMatching | TorchMatching:
+        root = artifacts[self.model] / self.graph
+        return TorchMatching(root) if self.graph == "torch" else OnnxMatching(root / GRAPH)
+
+
+class TestBertTorch(_Matching):
+    model, graph, tolerance = "bert", "torch", 1e-5
+
+
+class TestBertFp32(_Matching):
+    model, graph, tolerance = "bert", "fp32", 1e-5
+
+
+class TestBertInt8(_Matching):
+    # One activation scale for the whole batch: neighbours shift it, within the rounding of int8.
+    model, graph, tolerance = "bert", "int8", 0.2
+
+
+class TestRobertaFp32(_Matching):
+    model, graph, tolerance = "roberta", "fp32", 1e-5
+
+    def run(self, backend: Any, rows: list[np.ndarray], width: int | None = None) -> np.ndarray:
+        longest = width or max(map(len, rows))
+        ids, mask = np.ones((len(rows), longest), np.int64), np.zeros((len(rows), longest), np.int64)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)], mask[number, : len(row)] = row, 1
+        return np.asarray(backend.logits(ids, mask, np.zeros_like(ids)))
+
+
+class _Generation(GenerationBackendContract):
+    vocab_size = VOCABULARY
+    graph: str
+    model: str
+
+    @pytest.fixture
+    def backend(self, artifacts: dict[str, Path]) -> OnnxGeneration | TorchGeneration:
+        root = artifacts[self.model] / self.graph
+        shape = read_manifest(root).causal
+        assert shape is not None
+        if self.graph == "torch":
+            return TorchGeneration(root, slots=3, context=64)
+        return OnnxGeneration(root / GRAPH, shape, slots=3, context=64, threads=2)
+
+
+class TestGpt2Torch(_Generation):
+    model, graph, tolerance = "gpt2", "torch", 1e-5
+
+
+class TestGpt2Fp32(_Generation):
+    model, graph, tolerance = "gpt2", "fp32", 1e-5
+
+
+class TestGpt2Int8(_Generation):
+    # Blocks of weights and of activations a row: even int8 does not depend on the neighbours.
+    model, graph, tolerance = "gpt2", "int8", 1e-5
+
+
+class TestLlamaFp32(_Generation):
+    model, graph, tolerance = "llama", "fp32", 1e-5
+
+
+class TestLlamaInt8(_Generation):
+    model, graph, tolerance = "llama", "int8", 1e-5
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "llama-wide"])
+def test_greedy_tokens_equal_those_of_transformers(name: str, artifacts: dict[str, Path]) -> None:
+    reference, served = load_engine(artifacts[name] / "torch"), load_engine(artifacts[name] / "fp32")
+    for prompt in ("a", "hello there", "x" * 30):
+        streams = [
+            [event.text for event in engine.generate(prompt, Sampling(max_tokens=24, temperature=0))]  # type: ignore[union-attr]
+            for engine in (reference, served)
+        ]
+        assert streams[0] == streams[1]
+    reference.close()
+    served.close()
+
+
+def test_every_step_is_recorded_with_parity_size_and_latency(artifacts: dict[str, Path]) -> None:
+    for root in artifacts.values():
+        manifest = read_manifest(root / "int8")
+        assert [step.name for step in manifest.steps] == ["export-fp32", "quantize-int8"]
+        assert all(step.parity and step.parity.ok and step.latency_p50_ms for step in manifest.steps)
+        assert manifest.parent == read_manifest(root / "fp32").digest
+        assert manifest.precision == "int8"
+        assert manifest.size_bytes < read_manifest(root / "fp32").size_bytes
+
+
+def test_a_step_that_changes_too_much_is_refused_and_leaves_nothing(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    source = artifacts["bert"] / "fp32"
+    with pytest.raises(ParityError, match=r"quantize-int8: mean .* the recipe allows 1e-09"):
+        quantize_int8(source, tmp_path / "int8", Probe(vocabulary_texts(source)), tolerance=1e-9)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "has no config.json"),
+        (lambda f: (f / "config.json").write_text("{}"), "cannot be used"),
+        (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
+        (lambda f: (f / "modules.json").write_text("[]"), "sentence-transformers"),
+    ],
+)
+def test_a_folder_that_cannot_be_published_is_named(
+    folders: dict[str, Path], tmp_path: Path, change: Any, message: str
+) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(folders["bert"], folder)
+    change(folder)
+    with pytest.raises(InvalidInput, match=message):
+        adopt_folder(folder, tmp_path / "artifact")
+
+
+def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(ArtifactRefused, match="cannot be loaded by ONNX Runtime"):
+        OnnxMatching(tmp_path / "model.onnx")

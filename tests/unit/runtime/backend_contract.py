@@ -1,0 +1,97 @@
+"""What every backend must hold, whatever it computes with. A backend's test class inherits one of these and says how to
+make it; `tolerance` is the largest |difference of logits| that counts as equal (0: bit by bit)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from runtime.contract import GenerationBackend, MatchingBackend
+
+
+class MatchingBackendContract:
+    """A batch is the sum of its rows: padding, order and neighbours do not matter."""
+
+    tolerance: float
+    vocab_size: int
+
+    def rows(self) -> list[np.ndarray]:
+        random = np.random.default_rng(5)
+        return [random.integers(5, self.vocab_size, length) for length in (4, 9, 9, 17, 30)]
+
+    def run(self, backend: MatchingBackend, rows: list[np.ndarray], width: int | None = None) -> np.ndarray:
+        longest = width or max(map(len, rows))
+        ids, mask, types = (np.zeros((len(rows), longest), np.int64) for _ in range(3))
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = row
+            mask[number, : len(row)] = 1
+            types[number, len(row) // 2 : len(row)] = 1
+        return backend.logits(ids, mask, types)
+
+    def test_batch_equals_single(self, backend: MatchingBackend) -> None:
+        together = self.run(backend, self.rows())
+        alone = np.concatenate([self.run(backend, [row]) for row in self.rows()])
+        assert together.shape == alone.shape
+        assert np.abs(together - alone).max() <= self.tolerance
+
+    def test_order_does_not_matter(self, backend: MatchingBackend) -> None:
+        rows = self.rows()
+        forward, backward = self.run(backend, rows), self.run(backend, rows[::-1])
+        assert np.abs(forward - backward[::-1]).max() <= self.tolerance
+
+    def test_padding_does_not_matter(self, backend: MatchingBackend) -> None:
+        rows = self.rows()
+        assert np.abs(self.run(backend, rows) - self.run(backend, rows, width=40)).max() <= self.tolerance
+
+    def test_rows_differ(self, backend: MatchingBackend) -> None:
+        assert np.ptp(self.run(backend, self.rows())[:, 0] - self.run(backend, self.rows())[:, -1]) > 0
+
+
+class GenerationBackendContract:
+    """A slot is a sequence: what its neighbours hold, how it was filled and where it lies do not matter."""
+
+    tolerance: float
+    vocab_size: int
+
+    def prompt(self, length: int, seed: int = 5) -> list[int]:
+        return np.random.default_rng(seed).integers(3, self.vocab_size, length).tolist()
+
+    def close(self, one: np.ndarray, other: np.ndarray) -> bool:
+        return bool(np.abs(one - other).max() <= self.tolerance)
+
+    def test_a_chunked_prefill_equals_a_whole_one(self, backend: GenerationBackend) -> None:
+        prompt = self.prompt(20)
+        whole = backend.prefill(0, prompt, all_logits=True)
+        first = backend.prefill(1, prompt[:7], all_logits=True)
+        second = backend.prefill(1, prompt[7:], start=7, all_logits=True)
+        assert whole.shape == (20, self.vocab_size)
+        assert self.close(whole, np.concatenate([first, second]))
+        assert self.close(backend.prefill(0, prompt), whole[-1:])
+
+    def test_decoding_equals_prefilling_one_more(self, backend: GenerationBackend) -> None:
+        prompt = self.prompt(12)
+        backend.prefill(0, prompt[:-1])
+        step = backend.decode(np.asarray(prompt[-1:]), np.asarray([11]))
+        assert self.close(step, backend.prefill(1, prompt))
+
+    def test_neighbours_of_other_lengths_do_not_matter(self, backend: GenerationBackend) -> None:
+        prompts = [self.prompt(length, seed=length) for length in (3, 25, 11)]
+        tokens = np.asarray([4, 5, 6])
+        for slot, prompt in enumerate(prompts):
+            backend.prefill(slot, prompt)
+        together = backend.decode(tokens, np.asarray([len(prompt) for prompt in prompts]))
+        for number, prompt in enumerate(prompts):
+            backend.prefill(0, prompt)
+            alone = backend.decode(tokens[number : number + 1], np.asarray([len(prompt)]))
+            assert self.close(together[number], alone[0])
+
+    def test_a_moved_sequence_goes_on_where_it_was(self, backend: GenerationBackend) -> None:
+        backend.prefill(0, self.prompt(9, seed=1))
+        backend.prefill(2, self.prompt(14, seed=2))
+        backend.move(2, 0, 14)
+        moved = backend.decode(np.asarray([7]), np.asarray([14]))
+        assert self.close(moved, backend.prefill(1, [*self.prompt(14, seed=2), 7]))
+
+    def test_a_reused_slot_remembers_nothing(self, backend: GenerationBackend) -> None:
+        fresh = backend.prefill(0, self.prompt(6, seed=3)).copy()
+        backend.prefill(0, self.prompt(30, seed=4))
+        assert self.close(backend.prefill(0, self.prompt(6, seed=3)), fresh)
