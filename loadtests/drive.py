@@ -1,7 +1,7 @@
 """Runs Locust inside this process: start the users, warm up, measure, drain, stop.
 
 Requests are measured when they start inside the window; those still under way at its end are awaited, so that the
-slowest are not the ones left out.
+slowest are not the ones left out. Requests that were under way from before the window until after it are measured too.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ def _measure(job: Job, progress: Progress, interrupted: Event) -> Drive:
 
 
 def _drain(job: Job, progress: Progress, interrupted: Event) -> None:
-    """Wait for the measured requests that are still under way; each ends by its own timeout at the latest."""
-    if job.ledger.unfinished and not interrupted.is_set():
-        progress.say(f"waiting for {job.ledger.unfinished} requests still under way")
-    while job.ledger.unfinished and not interrupted.is_set():
+    """Wait for the requests that are still under way; each ends by its own timeout at the latest."""
+    if job.ledger.under_way and not interrupted.is_set():
+        progress.say(f"waiting for {job.ledger.under_way} requests still under way")
+    while job.ledger.under_way and not interrupted.is_set():
         interrupted.wait(POLL_S)
 
 

@@ -116,7 +116,7 @@ def timeline(observations: Sequence[Observation], opened_at: float, length_s: fl
     width = max(1.0, math.ceil(length_s / MOST_BUCKETS))
     buckets: dict[int, list[Observation]] = {place: [] for place in range(math.ceil(length_s / width))}
     for seen in observations:
-        buckets.setdefault(int((seen.started - opened_at) / width), []).append(seen)
+        buckets.setdefault(max(0, int((seen.started - opened_at) / width)), []).append(seen)
     return tuple(_bucket(place * width, buckets[place]) for place in sorted(buckets))
 
 

@@ -86,11 +86,14 @@ class Window:
                 self.close(now)
         return True
 
-    def measures(self, observation: Observation) -> bool:
-        """Return whether a request counts: it must have started while the window was open."""
-        if self.opened_at is None or observation.started < self.opened_at:
+    def measures(self, started: float, ended: float) -> bool:
+        """Return whether a request counts: it started while the window was open, or was under way all the time.
+
+        The latter would otherwise hide a server that hangs: whoever waits since the warm-up starts nothing new.
+        """
+        if self.opened_at is None or (self.closed_at is not None and started > self.closed_at):
             return False
-        return self.closed_at is None or observation.started <= self.closed_at
+        return started >= self.opened_at or (self.closed_at is not None and ended > self.closed_at)
 
     def length_s(self, now: float) -> float:
         """Return how long the window has been, or was, open; 0 when it never opened."""
@@ -101,17 +104,20 @@ class Window:
 
 @dataclass(slots=True)
 class Ledger:
-    """The measured requests of a run, in the order in which they ended."""
+    """The requests under way, and the measured ones in the order in which they ended."""
 
     window: Window
     observations: list[Observation] = field(default_factory=list)
+    under_way: int = 0
 
-    def add(self, observation: Observation) -> None:
-        """Keep a request if it counts."""
-        if self.window.measures(observation):
+    def begin(self, now: float) -> bool:
+        """Ask to start a request; False means that the run is over."""
+        admitted = self.window.admit(now)
+        self.under_way += admitted
+        return admitted
+
+    def end(self, observation: Observation) -> None:
+        """Note that a request has ended, and keep it if it counts."""
+        self.under_way -= 1
+        if self.window.measures(observation.started, observation.started + observation.latency_s):
             self.observations.append(observation)
-
-    @property
-    def unfinished(self) -> int:
-        """Measured requests that have started and not ended."""
-        return self.window.admitted - len(self.observations)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 560, 250
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 38
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 10, 24
 MOST_TICKS = 6
 
 Point = tuple[float, float | None]  # None breaks the line: nothing was measured there
@@ -41,12 +41,12 @@ def over_time(series: Sequence[Series], unit: str, end_s: float) -> str:
 
 def by_percentile(series: Sequence[Series], unit: str) -> str:
     """Plot series over percentiles, the tail stretched: every nine takes the same room."""
-    shown = (0.0, 50.0, 90.0, 99.0, 99.9)
+    shown = {0.0: "min", 50.0: "p50", 90.0: "p90", 99.0: "p99", 99.9: "p99.9", 100.0: "max"}
 
     def place(percent: float) -> float:
         return min(1.0, -math.log10(max(1 - percent / 100, 10**-3.3)) / 3.3)
 
-    return _plot(series, unit, [(place(percent), f"p{percent:g}") for percent in shown], place)
+    return _plot(series, unit, [(place(percent), name) for percent, name in shown.items()], place)
 
 
 def _plot(
@@ -74,7 +74,6 @@ def _plot(
             f'<line class="grid" x1="{x_of(share):.1f}" x2="{x_of(share):.1f}" y1="{TOP}" y2="{TOP + height}"/>'
         )
         parts.append(f'<text class="tick mid" x="{x_of(share):.1f}" y="{HEIGHT - BOTTOM + 16}">{escape(label)}</text>')
-    parts.append(f'<text class="tick" x="2" y="{HEIGHT - 4}">{escape(unit)}</text>')
     for line in series:
         placed = [(x_of(place(x)), None if y is None else y_of(y)) for x, y in line.points]
         parts += [_stretch(stretch, line.colour) for stretch in _unbroken(placed)]

@@ -83,22 +83,24 @@ def _durations(found: KindFigures) -> list[tuple[str, Distribution]]:
 def _plots(found: KindFigures, measured_s: float) -> list[tuple[str, list[Series], str]]:
     if found.latency is None:
         return []
-    seconds = found.timeline
+    width_s = found.timeline[1].at_s if len(found.timeline) > 1 else measured_s
+    middles = [(min(second.at_s + width_s / 2, measured_s), second) for second in found.timeline]
     times = [
-        Series("p50", 1, [(second.at_s, second.p50_ms) for second in seconds]),
-        Series("p95", 2, [(second.at_s, second.p95_ms) for second in seconds]),
-        Series("slowest", 3, [(second.at_s, second.max_ms) for second in seconds]),
+        Series("p50", 1, [(at_s, second.p50_ms) for at_s, second in middles]),
+        Series("p95", 2, [(at_s, second.p95_ms) for at_s, second in middles]),
+        Series("slowest", 3, [(at_s, second.max_ms) for at_s, second in middles]),
     ]
     plots = [
-        ("Latency over time, by the second a request started in", times, over_time(times, "ms", measured_s)),
-        _percentile_plot("Latency by percentile", [("latency", found.latency)]),
+        ("Latency over time, ms, by the second a request started in", times, over_time(times, "ms", measured_s)),
+        _percentile_plot("Latency by percentile, ms", [("latency", found.latency)]),
     ]
     if found.ttft is not None:
-        firsts = [Series("first text p50", 1, [(second.at_s, second.ttft_p50_ms) for second in seconds])]
-        plots.append(("Time to the first text over time", firsts, over_time(firsts, "ms", measured_s)))
+        firsts = [Series("first text p50", 1, [(at_s, second.ttft_p50_ms) for at_s, second in middles])]
+        plots.append(("Time to the first text over time, ms", firsts, over_time(firsts, "ms", measured_s)))
         plots.append(
             _percentile_plot(
-                "First text and gaps by percentile", [("first text", found.ttft), ("between texts", found.itl)]
+                "First text and gaps between texts by percentile, ms",
+                [("first text", found.ttft), ("between texts", found.itl)],
             )
         )
     return plots

@@ -58,7 +58,7 @@ def _sum_up(
         for kind in settings.users
     }
     figures = Figures(
-        totals=totals(seen, driven.measured_s, job.ledger.unfinished),
+        totals=totals(seen, driven.measured_s, job.ledger.under_way),
         kinds=kinds,
         generator=describe_generator(driven.cpu_share, distribution(driven.lags_ms)),
     )

@@ -45,6 +45,13 @@ def _checked_host(host: str) -> str:
     return host.rstrip("/")
 
 
+def _checked_key(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value()
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("the API key must be printable ASCII without spaces")
+    return key
+
+
 class RunSettings(BaseModel):
     """One load test: whom to drive, with how many users, for how long, and with which texts.
 
@@ -88,7 +95,7 @@ class RunSettings(BaseModel):
     max_tokens: int = Field(
         default=32, ge=1, le=4_096, alias="max-tokens", description="most tokens that a completion may ask for"
     )
-    api_key: SecretStr | None = Field(
+    api_key: Annotated[SecretStr, AfterValidator(_checked_key)] | None = Field(
         default=None, alias="api-key", description="bearer key (default: the environment's SLUICE_API_KEY)"
     )
     slo: Path | None = Field(default=None, description="YAML file of service level objectives that judges the run")

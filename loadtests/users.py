@@ -86,10 +86,10 @@ class LoadUser(User):
         request_id = f"{self.job.run_id}-{self.kind}-{self.number}-{self.sent}"
         self.sent += 1
         started = time.perf_counter()
-        if not self.job.ledger.window.admit(started):
+        if not self.job.ledger.begin(started):
             raise StopUser
         observation = self._exchange(json.dumps(body).encode(), asked, request_id, started)
-        self.job.ledger.add(observation)
+        self.job.ledger.end(observation)
         self.pause_s = _pause_s(observation)
         self.environment.events.request.fire(
             request_type="POST",

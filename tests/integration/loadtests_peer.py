@@ -66,6 +66,7 @@ async def rerank(request: Request) -> Response:
     if refusal := await refuse(request, "rerank"):
         return refusal
     count = len(seen[-1]["body"]["documents"])
+    await asyncio.sleep(0.01)
     ranked = [{"index": index, "relevance_score": index / (count + 1)} for index in reversed(range(count))]
     return JSONResponse({"model": "matching", "results": ranked if not SPEC.get("unsorted") else ranked[::-1]})
 
@@ -73,23 +74,23 @@ async def rerank(request: Request) -> Response:
 async def completions(request: Request) -> Response:
     if refusal := await refuse(request, "completion"):
         return refusal
-    return StreamingResponse(events(SPEC.get("completion", {}), seen[-1]["id"]), media_type="text/event-stream")
+    return StreamingResponse(events(SPEC.get("completion", {}), seen[-1]), media_type="text/event-stream")
 
 
-async def events(spec: dict[str, Any], request_id: str) -> AsyncIterator[str]:
+async def events(spec: dict[str, Any], request: dict[str, Any]) -> AsyncIterator[str]:
     sent: list[float] = []
-    streams.append({"id": request_id, "began": time.perf_counter(), "sent": sent})
+    streams.append({"id": request["id"], "began": time.perf_counter(), "sent": sent})
     await asyncio.sleep(spec.get("first_s", 0.03))
-    for number in range(spec.get("tokens", 6)):
+    for number in range(min(spec.get("tokens", 6), request["body"]["max_tokens"])):
         if number:
             await asyncio.sleep(spec.get("gap_s", 0.01))
         if number == spec.get("cut_after"):
             raise ConnectionAbortedError("told to cut the stream")
         sent.append(time.perf_counter())
-        yield f'data: {json.dumps({"choices": [{"index": 0, "text": f"t{number} ", "finish_reason": None}]})}\n\n'
+        yield f"data: {json.dumps({'choices': [{'index': 0, 'text': f't{number} ', 'finish_reason': None}]})}\n\n"
     yield ": a comment, not a token\n\n"
-    yield f'data: {json.dumps({"choices": [{"index": 0, "text": "", "finish_reason": "length"}]})}\n\n'
-    yield f'data: {json.dumps({"choices": [], "usage": {"completion_tokens": len(sent)}})}\n\n'
+    yield f"data: {json.dumps({'choices': [{'index': 0, 'text': '', 'finish_reason': 'length'}]})}\n\n"
+    yield f"data: {json.dumps({'choices': [], 'usage': {'completion_tokens': len(sent)}})}\n\n"
     if not spec.get("no_done"):
         yield "data: [DONE]\n\n"
 
