@@ -1,0 +1,54 @@
+# Everything a person types. `make demo` and `make test` are all that a newcomer needs.
+PYTHON ?= python3.11
+PORT ?= 3000
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+CHECKOV := .tools/checkov/.installed
+export BENTOML_DO_NOT_TRACK := True
+# pytest and the commands are quiet about themselves; a failing step ends the target.
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help setup demo serve test check format bench clean
+
+help:  ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## only the environment: .venv with the pinned dependencies
+
+$(STAMP): $(wildcard requirements/*.txt) constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed, this is " + sys.version.split()[0] + "; set PYTHON=…")'
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned dependencies into $(VENV) (about 2 GB, a few minutes)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements/dev.txt
+	@touch $@
+
+$(CHECKOV): constraints-checkov.txt | $(STAMP)
+	@$(RUN) -m infra checkov-env
+	@touch $@
+
+demo: setup  ## everything once, for real, on bundled data
+	@$(RUN) -m demo
+
+serve: setup  ## the server on PORT, making the models first if the store has none
+	@$(RUN) -m demo models --if-missing
+	@exec $(VENV)/bin/bentoml serve --host 127.0.0.1 --port $(PORT)
+
+test: setup $(CHECKOV)  ## the whole test suite
+	@$(RUN) -m pytest
+
+check: setup  ## what CI holds a change to: lint, types, layering, tests
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check --quiet .
+	@$(VENV)/bin/mypy
+	@$(MAKE) test
+
+format:  ## put the sources in order
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+bench: setup  ## served throughput beside the raw limit and fp32 torch -> benchmarks/results/
+	@$(RUN) -m benchmarks
+
+clean:  ## runs, reports and caches; the environment and the model store stay
+	rm -rf runs reports .pytest_cache .mypy_cache .ruff_cache .hypothesis

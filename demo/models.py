@@ -1,0 +1,70 @@
+"""Making the two models of the demo: train, compress, evaluate before and after, publish, promote."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from demo.commands import run
+from demo.table import Row
+
+RECIPES = {"matching": "training/recipes/demo-matching.yaml", "generation": "training/recipes/demo-generation.yaml"}
+LOGS = Path("reports/demo")
+# What one line can show of an evaluation.
+SHOWN = {"matching": ("f1", "roc_auc"), "generation": ("perplexity",)}
+
+
+def published(name: str) -> dict[str, Any] | None:
+    """The production version of `name` as `models show --json` tells it; None where there is none."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "training", "models", "show", f"{name}:production", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(shown.stdout) if shown.returncode == 0 else None
+
+
+def make(name: str) -> Iterator[Row]:
+    """Yield a row as each step ends."""
+    recipe, log, directory = RECIPES[name], LOGS / f"{name}.log", Path("runs") / name
+
+    begun = monotonic()
+    run("training", "train", recipe, log=log)
+    yield Row(f"train {name}", "checkpoint", monotonic() - begun, str(directory / "checkpoint"))
+
+    begun = monotonic()
+    run("training", "compress", recipe, log=log)
+    steps = _manifest(directory / "int8")["steps"]
+    for step in steps:
+        figures = {"size_mb": step["size_bytes"] / 1e6, "p50_ms": step["latency_p50_ms"]}
+        parity = step["parity"]
+        text = f"{figures['size_mb']:.1f} MB, p50 {figures['p50_ms']:.2f} ms, {parity['metric']} {parity['value']:.2g}"
+        precision = "int8" if "int8" in step["name"] else "fp32"
+        yield Row(f"{step['name']} {name}", text, (monotonic() - begun) / len(steps), str(directory / precision), figures)
+
+    for label, part in (("before", "checkpoint"), ("after", "int8")):
+        begun = monotonic()
+        run("training", "evaluate", str(directory / part), *_evaluation_data(recipe), log=log)
+        metrics = _manifest(directory / part)["evaluations"][-1]["metrics"]
+        text = ", ".join(f"{metric} {metrics[metric]:.4f}" for metric in SHOWN[name])
+        yield Row(f"evaluate {label} ({part})", text, monotonic() - begun, str(directory / part), metrics)
+
+    begun = monotonic()
+    run("training", "publish", recipe, "--promote", log=log)
+    entry = published(name)
+    assert entry is not None  # the command before has just promoted it
+    yield Row(f"publish {name}", f"{entry['tag']} is {entry['stage']}", monotonic() - begun, entry["path"])
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    return manifest
+
+
+def _evaluation_data(recipe: str) -> list[str]:
+    return ["--recipe", recipe]
