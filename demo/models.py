@@ -45,7 +45,9 @@ def make(name: str) -> Iterator[Row]:
         parity = step["parity"]
         text = f"{figures['size_mb']:.1f} MB, p50 {figures['p50_ms']:.2f} ms, {parity['metric']} {parity['value']:.2g}"
         precision = "int8" if "int8" in step["name"] else "fp32"
-        yield Row(f"{step['name']} {name}", text, (monotonic() - begun) / len(steps), str(directory / precision), figures)
+        yield Row(
+            f"{step['name']} {name}", text, (monotonic() - begun) / len(steps), str(directory / precision), figures
+        )
 
     for label, part in (("before", "checkpoint"), ("after", "int8")):
         begun = monotonic()
