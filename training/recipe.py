@@ -6,13 +6,25 @@ Every command of this room takes the same recipe, so `train`, `compress`, `evalu
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from models import registry
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _label(value: Any) -> Any:
+    """YAML reads an unquoted 0 as a number, and an unquoted yes or no as a boolean, which it should not guess back."""
+    if isinstance(value, bool):
+        raise ValueError("an unquoted yes, no, true or false is a boolean in YAML; quote the label")
+    return str(value) if isinstance(value, int) else value
+
+
+Label = Annotated[str, BeforeValidator(_label)]
 
 
 class Columns(_Section):
@@ -26,22 +38,37 @@ class Columns(_Section):
 class PairData(_Section):
     """Labelled pairs: a file, a folder or an `s3://` prefix for each split (CSV, TSV, JSONL, Parquet)."""
 
+    kind: Literal["matching"] = "matching"  # follows model.kind
     train: str
     valid: str
     test: str
     columns: Columns = Columns()
     encoding: str = "utf-8-sig"  # reads UTF-8 with and without BOM
-    labels: tuple[str, ...] = ("0", "1")  # as they stand in the data; the order gives the class index
-    positive: str = "1"
+    labels: tuple[Label, ...] = Field(default=("0", "1"), min_length=2)  # as in the data; the order gives the index
+    positive: Label = "1"  # the label that means "a match": its probability is the score
     bad_rows: Literal["fail", "reject"] = "fail"  # reject: to RUN/rejects.jsonl, with the reason
     max_reject_share: float = Field(default=0.01, ge=0, le=1)
-    duplicates: Literal["keep", "drop", "fail"] = "keep"  # reported in every case
-    leakage: Literal["report", "drop", "fail"] = "report"  # pairs of valid or test that stand in train
+    duplicates: Literal["keep", "drop", "fail"] = "keep"  # reported in every case; drop keeps the first
+    leakage: Literal["report", "drop", "fail"] = (
+        "report"  # pairs of valid or test that stand in train; drop: from train
+    )
+
+    @model_validator(mode="after")
+    def _labels_hold(self) -> PairData:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels {', '.join(self.labels)}: each must differ")
+        if self.positive not in self.labels:
+            raise ValueError(f"positive {self.positive!r} is none of the labels {', '.join(self.labels)}")
+        return self
 
 
 class TextData(_Section):
-    """Plain text for a language model: files or `s3://` keys. `valid` and `test`, left out, are cut off the end."""
+    """Plain text for a language model: a file, a folder or an `s3://` prefix for each split; a file is a document.
 
+    `valid` and `test`, left out, are cut off the end of `train`.
+    """
+
+    kind: Literal["generation"] = "generation"  # follows model.kind
     train: str
     valid: str | None = None
     test: str | None = None
@@ -54,27 +81,52 @@ class CrossEncoder(_Section):
     """Both texts in one sequence through an encoder (BERT, RoBERTa, MiniLM, …) and a linear head."""
 
     kind: Literal["matching"] = "matching"
-    architecture: Literal["cross-encoder"] = "cross-encoder"
+    architecture: str = "cross-encoder"  # one of models/registry.py
     base: str = "packaged:minilm"  # packaged:minilm | a local folder | a hub id
     revision: str | None = None  # pins a hub id: a commit hash or tag
     max_tokens: int = Field(default=128, gt=3)
     dropout: float = Field(default=0.1, ge=0, lt=1)  # before the prediction layer
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return registry.check("matching", value)
 
 
 class CausalLM(_Section):
     """A GPT-style decoder trained from its own configuration, with a byte-level BPE tokenizer made from the data."""
 
     kind: Literal["generation"] = "generation"
-    architecture: Literal["gpt2", "llama"] = "gpt2"
-    base: str | None = None  # continue from a folder or hub id instead of from scratch
-    revision: str | None = None
+    architecture: str = "gpt2"  # one of models/registry.py
+    base: str | None = None  # continue from a local folder or hub id, with its tokenizer, instead of from scratch
+    revision: str | None = None  # pins a hub id
     vocab_size: int = Field(default=1024, ge=257)
     max_tokens: int = Field(default=256, gt=1)
     layers: int = Field(default=4, gt=0)
     hidden: int = Field(default=128, gt=0)
     heads: int = Field(default=4, gt=0)
-    kv_heads: int | None = None  # llama: None is as many as `heads`
+    kv_heads: int | None = Field(default=None, gt=0)  # llama: fewer share their cache; None is as many as `heads`
     dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return registry.check("generation", value)
+
+    @model_validator(mode="after")
+    def _base_brings_its_shape(self) -> CausalLM:
+        given = self.model_fields_set & {
+            "architecture",
+            "vocab_size",
+            "layers",
+            "hidden",
+            "heads",
+            "kv_heads",
+            "dropout",
+        }
+        if self.base and given:
+            raise ValueError(f"{', '.join(sorted(given))}: these come with the base {self.base!r}; remove them")
+        return self
 
 
 class Train(_Section):
@@ -82,12 +134,23 @@ class Train(_Section):
 
     learning_rate: float = Field(default=5e-5, gt=0)
     steps: int = Field(default=10_000, gt=0)
-    warmup_steps: int = Field(default=500, ge=0)
+    warmup_steps: int | None = Field(default=None, ge=0)  # None: a twentieth of the steps
     batch_size: int = Field(default=32, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     gradient_clip: float = Field(default=1.0, gt=0)
     validate_every: int = Field(default=500, gt=0)  # steps between validations and checkpoints
-    freeze_embeddings: bool = False
+    freeze_embeddings: bool = False  # leave the word embeddings of the base as they are: faster, half the memory
+
+    @property
+    def warmup(self) -> int:
+        """Steps until the learning rate is at its peak."""
+        return self.steps // 20 if self.warmup_steps is None else self.warmup_steps
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Train:
+        if self.warmup >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup} must be below steps {self.steps}")
+        return self
 
 
 class Compress(_Section):
@@ -105,9 +168,24 @@ class Recipe(_Section):
     seed: int = 7
     runs: Path = Path("runs")
     model: Annotated[CrossEncoder | CausalLM, Field(discriminator="kind")]
-    data: PairData | TextData
+    data: Annotated[PairData | TextData, Field(discriminator="kind")]
     train: Train = Train()
     compress: Compress = Compress()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _data_follows_model(cls, raw: Any) -> Any:
+        if not (isinstance(raw, dict) and isinstance(raw.get("model"), dict) and isinstance(raw.get("data"), dict)):
+            return raw
+        return {**raw, "data": {"kind": raw["model"].get("kind"), **raw["data"]}}
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Recipe:
+        if self.data.kind != self.model.kind:
+            raise ValueError(f"data.kind {self.data.kind!r} does not fit model.kind {self.model.kind!r}; leave it out")
+        if self.train.freeze_embeddings and self.model.base is None:
+            raise ValueError("train.freeze_embeddings needs model.base: new embeddings must be trained")
+        return self
 
     @property
     def run(self) -> Path:

@@ -1,0 +1,41 @@
+"""Which architectures there are. One is a line here and a builder; nothing heavy is imported until it is built."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+# kind -> architecture -> "module:function"
+# matching:   build(base: Path, *, labels: Sequence[str], dropout: float) -> PreTrainedModel
+# generation: build(shape: models.causal_lm.Shape) -> PreTrainedModel
+ARCHITECTURES = {
+    "matching": {"cross-encoder": "models.cross_encoder:build"},
+    "generation": {"gpt2": "models.causal_lm:build_gpt2", "llama": "models.causal_lm:build_llama"},
+}
+
+
+class UnknownArchitecture(ValueError):
+    """No such architecture for this kind; the message names the nearest one."""
+
+
+def check(kind: str, architecture: str) -> str:
+    """`architecture`, if `kind` has it. Raises UnknownArchitecture."""
+    known = ARCHITECTURES[kind]
+    if architecture in known:
+        return architecture
+    elsewhere = [other for other, names in ARCHITECTURES.items() if architecture in names]
+    near = difflib.get_close_matches(architecture, known, n=1)
+    if elsewhere:
+        hint = f"it is one for {elsewhere[0]}."
+    else:
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}."
+    raise UnknownArchitecture(f"unknown {kind} architecture {architecture!r}; {hint}")
+
+
+def builder(kind: str, architecture: str) -> Callable[..., Any]:
+    """The function that builds it, imported now. Raises UnknownArchitecture."""
+    module, _, function = ARCHITECTURES[kind][check(kind, architecture)].partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found

@@ -1,0 +1,64 @@
+"""Quality of scores against truth. Pure functions on arrays; scikit-learn does the counting.
+
+`scores` are probabilities of the positive label, `truth` is 1 where a row has that label. A pair counts as a match
+when its score is at least the threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+Scores = Sequence[float] | npt.NDArray[np.floating]
+Truth = Sequence[int] | npt.NDArray[np.integer]
+
+
+def matching_metrics(scores: Scores, truth: Truth, threshold: float) -> dict[str, float]:
+    """accuracy, precision, recall, f1 at `threshold`; roc_auc and average_precision over all thresholds.
+
+    Raises ValueError when `truth` has only one of the two classes: most of these have no value then.
+    """
+    scores, truth = _checked(scores, truth)
+    guessed = scores >= threshold
+    hits = int((guessed & truth).sum())
+    precision = hits / max(int(guessed.sum()), 1)
+    recall = hits / int(truth.sum())
+    return {
+        "accuracy": float((guessed == truth).mean()),
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / max(precision + recall, 1e-12),
+        "roc_auc": float(roc_auc_score(truth, scores)),
+        "average_precision": average_precision(scores, truth),
+        "threshold": threshold,
+    }
+
+
+def average_precision(scores: Scores, truth: Truth) -> float:
+    """Area under the precision-recall steps. Raises ValueError when `truth` has only one class."""
+    scores, truth = _checked(scores, truth)
+    return float(average_precision_score(truth, scores))
+
+
+def best_threshold(scores: Scores, truth: Truth) -> float:
+    """The threshold with the highest F1, in [0, 1]: half way to the next lower score, so that it does not sit on one.
+
+    Of several equally good ones the highest, which gives the fewest false matches.
+    """
+    scores, truth = _checked(scores, truth)
+    precision, recall, thresholds = precision_recall_curve(truth, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    best = len(thresholds) - 1 - int(np.argmax(f1[:-1][::-1]))
+    lower = scores[scores < thresholds[best]]
+    below = float(lower.max()) if len(lower) else 0.0
+    return float(np.clip((float(thresholds[best]) + below) / 2, 0, 1))
+
+
+def _checked(scores: Scores, truth: Truth) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    marks = np.asarray(truth, dtype=bool)
+    if marks.all() or not marks.any():
+        raise ValueError(f"All {len(marks)} rows have the same label; quality needs both.")
+    return np.asarray(scores, np.float64), marks
