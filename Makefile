@@ -48,6 +48,7 @@ format:  ## put the sources in order
 	@$(VENV)/bin/ruff format .
 
 bench: setup  ## served throughput beside the raw limit and fp32 torch -> benchmarks/results/
+	@$(RUN) -m demo models --if-missing
 	@$(RUN) -m benchmarks
 
 clean:  ## runs, reports and caches; the environment and the model store stay

@@ -1,4 +1,4 @@
-"""The demo's second half: serve the published models, call them, run a batch over S3, load-test, and say how it went."""
+"""The demo's second half: serve the published models, call them, load-test them, run a batch over S3."""
 
 from __future__ import annotations
 
