@@ -44,7 +44,8 @@ def drive(job: Job, progress: Progress) -> Drive:
         for kind, base in USER_CLASSES.items()
         if kind in job.settings.users
     ]
-    environment = Environment(user_classes=bound, host=job.settings.host, stop_timeout=0)
+    # A user that breaks ends; caught by Locust it would break again at once, and flood the log until the run is over.
+    environment = Environment(user_classes=bound, host=job.settings.host, stop_timeout=0, catch_exceptions=False)
     spawned = Event()
     environment.events.spawning_complete.add_listener(lambda **_: spawned.set())
     runner = environment.create_local_runner()

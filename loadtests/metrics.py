@@ -77,8 +77,8 @@ def _of_kind(kind: Kind) -> list[Metric]:
     series = ("latency", "ttft", "itl", "tpot") if kind is Kind.COMPLETION else ("latency",)
     metrics = [point(of, name) for of in series for name in POINTS]
     metrics.append(figure("requests_per_s", "1/s", "requests answered as asked, per second"))
-    metrics.append(figure("goodput_per_s", "1/s", "requests within the file's `goodput` limits, per second"))
-    metrics.append(figure("good_share", "share", "share of the requests within the file's `goodput` limits"))
+    metrics.append(figure("goodput_per_s", "1/s", "requests within the file's goodput limits, per second"))
+    metrics.append(figure("good_share", "share", "share of the requests within the file's goodput limits"))
     if kind is Kind.COMPLETION:
         metrics.append(figure("tokens_per_s", "1/s", "tokens received, all streams together, per second"))
     else:

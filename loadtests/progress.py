@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TextIO
 
 from loadtests.figures import percentile
@@ -39,7 +40,8 @@ class Progress:
         if self._terminal:
             filled = round(BAR_WIDTH * min(1.0, elapsed_s / total_s))
             self._clear()
-            text = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {text}"
+            bar = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {text}"
+            text = bar[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be taken back
             self._width = len(text)
             self._stream.write(text)
             self._stream.flush()

@@ -45,12 +45,12 @@ def check_rerank(body: bytes, documents: int) -> None:
 
 
 def read_error(body: bytes) -> tuple[str | None, str]:
-    """Return the code and the message of an error body, or the beginning of a body that is none."""
+    """Return the code and the message of an error body, or the beginning of a body that is none, on one line."""
     try:
         error = json.loads(body)["error"]
         return _code_of(error), str(error["message"])
     except (ValueError, TypeError, KeyError):
-        return None, body[:200].decode("utf-8", "replace")
+        return None, " ".join(body.decode("utf-8", "replace").split())[:200]
 
 
 def read_retry_after(value: str | None) -> float | None:

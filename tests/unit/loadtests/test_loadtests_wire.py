@@ -146,5 +146,5 @@ def test_server_timing_keeps_the_stages_that_have_a_duration() -> None:
 def test_an_error_body_gives_its_code_and_message_and_any_other_its_beginning() -> None:
     assert read_error(b'{"error": {"type": "t", "code": "c", "message": "m"}}') == ("c", "m")
     assert read_error(b'{"error": {"type": "t", "message": "m"}}') == ("t", "m")
-    assert read_error(b"Bad Gateway") == (None, "Bad Gateway")
+    assert read_error(b"<h1>\n  Bad Gateway") == (None, "<h1> Bad Gateway")
     assert read_error(b'{"error": "text"}') == (None, '{"error": "text"}')
