@@ -1,6 +1,6 @@
 """`python -m benchmarks`: single-pair match requests over HTTP at 1, 16 and 64 clients, beside the raw in-process limit
-of the same artifact and beside fp32 torch. Rounds are interleaved, medians with spread, written to a file that describes
-itself. The machine is whatever it is: read the ratios.
+of the same artifact and beside fp32 torch. Rounds are interleaved, medians with spread, written to a file that
+describes itself. The machine is whatever it is: read the ratios.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.raw import Raw, cores
 from demo.commands import StepFailed, free_port, server
+from demo.table import cpu_name
 from runtime.backends.onnx import OnnxMatching
 from runtime.backends.torch import TorchMatching
 from runtime.contract import Pair
@@ -81,15 +82,12 @@ def report(measured: dict[str, Any], tag: str, options: argparse.Namespace) -> d
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
 
-    cpu = next(
-        (line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown"
-    )
     return {
         "schema_version": 1,
         "command": f"python -m benchmarks --rounds {options.rounds} --seconds {options.seconds}",
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else ""),
-        "machine": {"cpu": cpu, "cores": cores(), "system": platform.system(), "python": platform.python_version()},
+        "machine": {"cpu": cpu_name(), "cores": cores(), "python": platform.python_version()},
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         "model": tag,
         "texts": f"{SAMPLE}, single-pair requests, every request another pair until all were used",

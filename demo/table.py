@@ -37,14 +37,15 @@ def write(rows: list[Row], path: Path) -> None:
     report = {
         "command": "make demo",
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+        "machine": {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
         "seconds": round(sum(row.seconds for row in rows), 1),
         "steps": [asdict(row) for row in rows],
     }
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """The processor's model, as the kernel tells it."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
