@@ -23,7 +23,7 @@ from transformers import (
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a new model looks like: `hidden` = E, `heads` = H, `max_tokens` = longest T; `end_id` stands between texts."""
+    """What a new model looks like: `hidden` E, `heads` H, `max_tokens` the longest T; `end_id` stands between texts."""
 
     vocab_size: int
     max_tokens: int

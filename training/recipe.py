@@ -49,9 +49,7 @@ class PairData(_Section):
     bad_rows: Literal["fail", "reject"] = "fail"  # reject: to RUN/rejects.jsonl, with the reason
     max_reject_share: float = Field(default=0.01, ge=0, le=1)
     duplicates: Literal["keep", "drop", "fail"] = "keep"  # reported in every case; drop keeps the first
-    leakage: Literal["report", "drop", "fail"] = (
-        "report"  # pairs of valid or test that stand in train; drop: from train
-    )
+    leakage: Literal["report", "drop", "fail"] = "report"  # pairs that stand in two splits; drop: out of train
 
     @model_validator(mode="after")
     def _labels_hold(self) -> PairData:
@@ -115,15 +113,8 @@ class CausalLM(_Section):
 
     @model_validator(mode="after")
     def _base_brings_its_shape(self) -> CausalLM:
-        given = self.model_fields_set & {
-            "architecture",
-            "vocab_size",
-            "layers",
-            "hidden",
-            "heads",
-            "kv_heads",
-            "dropout",
-        }
+        shape = {"architecture", "vocab_size", "layers", "hidden", "heads", "kv_heads", "dropout"}
+        given = self.model_fields_set & shape
         if self.base and given:
             raise ValueError(f"{', '.join(sorted(given))}: these come with the base {self.base!r}; remove them")
         return self
