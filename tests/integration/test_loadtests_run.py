@@ -144,10 +144,11 @@ def test_first_text_and_gaps_are_those_that_the_server_made(good: GoodRun) -> No
     assert found.ttft is not None
     assert found.itl is not None
     assert found.tpot is not None
-    assert found.ttft.p50 / first_ms == pytest.approx(1.1, abs=0.15)
-    assert found.itl.p50 / statistics.median(gaps) == pytest.approx(1, abs=0.1)
+    # The way to the server and back adds a little; a client that buffers the stream comes to 2.4 here.
+    assert 0.97 <= found.ttft.p50 / first_ms <= 1.35
+    assert found.itl.p50 / statistics.median(gaps) == pytest.approx(1, abs=0.15)
     assert found.itl.count == 7 * found.ok
-    assert found.tpot.p50 / statistics.mean(gaps) == pytest.approx(1, abs=0.1)
+    assert found.tpot.p50 / statistics.mean(gaps) == pytest.approx(1, abs=0.15)
     assert found.tokens_per_event == 1
 
 
