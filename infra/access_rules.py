@@ -27,6 +27,7 @@ def roles_have_no_wildcards(template: Template) -> str:
         if "*" in as_list(statement.get("Resource")):
             wide = sorted(set(actions) - WITHOUT_RESOURCE)
             require(not wide, f"{where} allows {wide} on every resource")
+    require(count, "the template gives no role any right, so there is nothing to judge")
     return f"{count} statements name their actions and resources"
 
 

@@ -76,7 +76,7 @@ def load(path: Path) -> Template:
     except OSError as error:
         raise InfraError(f"cannot read the template {path}: {error.strerror}") from error
     body, problems = decode_str(text)
-    if problems or not isinstance(body, dict):
+    if problems or not isinstance(body, dict) or not body:
         reasons = "; ".join(f"line {problem.linenumber}: {problem.message}" for problem in problems)
         raise InfraError(f"{path} is not a template: {reasons or 'the file holds no mapping'}")
     return Template(path, text, plain(body))
