@@ -33,6 +33,7 @@ def seal_checkpoint(directory: Path, **fields: Any) -> Manifest:
         AutoTokenizer.from_pretrained(directory).save_pretrained(directory)
     if not (directory / "tokenizer.json").is_file():
         raise InvalidInput(f"{directory} has no tokenizer.json and its tokenizer has no fast form to make one from.")
+    positive = fields.pop("positive", None)
     described = {
         "kind": kind,
         "format": "torch",
@@ -44,7 +45,7 @@ def seal_checkpoint(directory: Path, **fields: Any) -> Manifest:
         "git_commit": git_commit(),
     }
     if kind == "matching":
-        described |= _labels(config, directory, fields.pop("positive", None))
+        described |= _labels(config, directory, positive)
     else:
         described["causal"] = causal_shape(config)
     return write_manifest(directory, **(described | fields))
@@ -91,14 +92,19 @@ def kind_of(config: PretrainedConfig, directory: Path) -> Kind:
 def causal_shape(config: PretrainedConfig) -> CausalShape:
     """The cache that the model itself would need; the graph writer may pad heads and then states its own."""
     heads = config.num_attention_heads
-    eos = config.eos_token_id
+
+    def known(token: int | None) -> bool:
+        # Library defaults name GPT-2's own end token even where the vocabulary is another.
+        return token is not None and 0 <= token < config.vocab_size
+
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list | tuple) else [config.eos_token_id]
     return CausalShape(
         layers=config.num_hidden_layers,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         vocab_size=config.vocab_size,
-        bos_token_id=config.bos_token_id,
-        eos_token_ids=() if eos is None else (eos,) if isinstance(eos, int) else tuple(eos),
+        bos_token_id=config.bos_token_id if known(config.bos_token_id) else None,
+        eos_token_ids=tuple(token for token in ends if known(token)),
     )
 
 

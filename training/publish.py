@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,13 +20,21 @@ from runtime.manifest import MANIFEST_FILE, verify
 from runtime.store import Entry, ModelStore, store_home
 from training.recipe import Compress, Recipe
 
+# BentoML's own rule, checked before it has written anything.
+NAME = r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?"
 
-def publish_artifact(directory: Path, name: str, home: Path) -> Entry:
+
+def publish_artifact(directory: Path, name: str, home: Path, kind: str | None = None) -> Entry:
     """Copy a verified artifact into the store below `home` as `name`, version = time and digest.
 
-    Publishing the same artifact twice gives the entry that is there. Raises ArtifactRefused, InvalidInput.
+    Publishing the same artifact twice gives the entry that is there. Raises ArtifactRefused, and InvalidInput for a
+    bad name or a `kind` that is not the artifact's.
     """
+    if not re.fullmatch(NAME, name):
+        raise InvalidInput(f"{name!r} is not a name; use lower-case letters, digits, '-', '_' and '.', at most 63.")
     manifest = verify(directory)
+    if kind and manifest.kind != kind:
+        raise InvalidInput(f"{directory} is of kind {manifest.kind}, not {kind}.")
     store = ModelStore(home)
     for entry in store.entries(name) if name in store.names() else []:
         if entry.manifest.digest == manifest.digest and entry.manifest.kind == manifest.kind:
@@ -54,8 +63,8 @@ def publish_artifact(directory: Path, name: str, home: Path) -> Entry:
     return store.resolve(f"{name}:{version}")
 
 
-def publish_folder(folder: Path, name: str, home: Path, precision: str, positive: str | None = None) -> Entry:
-    """Export a transformers folder, quantise it if `precision` is int8, and publish the result."""
+def publish_folder(folder: Path, name: str, home: Path, options: argparse.Namespace) -> Entry:
+    """Export a transformers folder, quantise it if `options.precision` is int8, and publish the result."""
     # torch and the exporter take seconds to import; publishing a finished artifact needs neither.
     from training.checkpoint import adopt_folder
     from training.compress import Probe, describe, export_fp32, quantize_int8, sampled_texts, vocabulary_texts
@@ -63,15 +72,16 @@ def publish_folder(folder: Path, name: str, home: Path, precision: str, positive
     tolerances = Compress()
     with tempfile.TemporaryDirectory(prefix="sluice-") as work:
         checkpoint, fp32, int8 = (Path(work) / step for step in ("checkpoint", "fp32", "int8"))
-        manifest = adopt_folder(folder, checkpoint, **({"positive": positive} if positive else {}))
+        manifest = adopt_folder(folder, checkpoint, positive=options.positive)
         print(f"{folder}: {manifest.kind}, {manifest.architecture}, at most {manifest.max_tokens} tokens", flush=True)
         probe = Probe(vocabulary_texts(checkpoint))
         print(describe(export_fp32(checkpoint, fp32, probe, tolerances.fp32_tolerance)), flush=True)
-        if precision == "int8":
+        if options.precision == "int8":
             if manifest.kind == "generation":
                 probe = Probe(sampled_texts(fp32))
             print(describe(quantize_int8(fp32, int8, probe, tolerances.int8_tolerance)), flush=True)
-        return publish_artifact(int8 if precision == "int8" else fp32, name, home)
+        made = int8 if options.precision == "int8" else fp32
+        return publish_artifact(made, name, home, options.kind)
 
 
 def main(arguments: list[str]) -> int:
@@ -88,8 +98,6 @@ def main(arguments: list[str]) -> int:
     home = store_home(os.environ)
     try:
         entry = _publish(options, home)
-        if options.kind and entry.manifest.kind != options.kind:
-            raise InvalidInput(f"{options.source} is of kind {entry.manifest.kind}, not {options.kind}.")
     except DocumentError as error:
         print(error, file=sys.stderr)
         return 2
@@ -109,11 +117,12 @@ def _publish(options: argparse.Namespace, home: Path) -> Entry:
     source: Path = options.source
     if source.suffix in {".yaml", ".yml"}:
         recipe = read_document(source, Recipe, options.overrides)
-        return publish_artifact(recipe.run / (options.precision or "int8"), options.name or recipe.name, home)
+        made = recipe.run / (options.precision or "int8")
+        return publish_artifact(made, options.name or recipe.name, home, options.kind)
     if not source.is_dir():
         raise InvalidInput(f"{source} is neither a folder nor a recipe (.yaml).")
     if not options.name:
         raise InvalidInput("A folder needs --name: the name it is published under.")
     if (source / MANIFEST_FILE).is_file():
-        return publish_artifact(source, options.name, home)
-    return publish_folder(source, options.name, home, options.precision or "fp32", options.positive)
+        return publish_artifact(source, options.name, home, options.kind)
+    return publish_folder(source, options.name, home, options)
