@@ -74,10 +74,11 @@ def scan(paths: Sequence[Path]) -> dict[Path, Scan]:
 
 
 def clean_environment(home: str) -> dict[str, str]:
-    """Return the environment without what configures checkov or would let it report elsewhere."""
+    """Return the environment without what configures checkov or would let it look, or report, elsewhere."""
     foreign = ("BC_", "CKV_", "CHECKOV_", "PRISMA_", "BRIDGECREW_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return kept | {"HOME": home}
+    # Without the second one it asks a package index for newer versions of itself.
+    return kept | {"HOME": home, "CKV_SKIP_PACKAGE_UPDATE_CHECK": "true"}
 
 
 def of_file(report: Any, path: Path) -> Scan:
