@@ -12,7 +12,6 @@ from pathlib import Path
 
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 BLOCK = 32
 # The kernel's int8 arithmetic: activations are quantised a row and block at a time.
@@ -29,13 +28,24 @@ def quantize_encoder(graph: Path, path: Path) -> dict[str, object]:
 def quantize_decoder(graph: Path, path: Path) -> dict[str, object]:
     """Write the int8 form of a causal graph to `path`; returns the settings for the manifest."""
     _quantize_dynamic(graph, path, ["Gather"])
-    logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
-    quantizer = MatMulNBitsQuantizer(
+    quantizer = _nbits_quantizer()(
         onnx.load(path), bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=INT8_ACTIVATIONS
     )
     quantizer.process()
     quantizer.model.save_model_to_file(str(path), False)
     return {"weights": "8 bit", "block": BLOCK, "activations": "int8 a block, at run time", "embeddings": "s8"}
+
+
+def _nbits_quantizer() -> type:
+    # Importing the module sets the root logger to INFO with a handler of its own; that is undone here.
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    from onnxruntime.quantization import matmul_nbits_quantizer
+
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    matmul_nbits_quantizer.logger.setLevel(logging.WARNING)
+    return matmul_nbits_quantizer.MatMulNBitsQuantizer
 
 
 def _quantize_dynamic(graph: Path, path: Path, operators: list[str]) -> None:
