@@ -1,4 +1,4 @@
-"""The command line: python -m infra validate | plan | deploy | rollback."""
+"""The command line: python -m infra validate | plan | deploy | rollback | checkov-env."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 
-from infra import parameters, release, stack
+from infra import checkov_env, parameters, release, stack
 from infra.checks import as_json, as_lines
 from infra.errors import InfraError
 from infra.history import History
@@ -64,6 +64,8 @@ def parser() -> argparse.ArgumentParser:
         ("rollback", "deploy the previous recorded release again", [common, named, remembered]),
     ):
         commands.add_parser(name, help=text, description=text, parents=parents)
+    made = "make the environment of its own that checkov needs (once; `make test` does it)"
+    commands.add_parser("checkov-env", help=made, description=made)
     return top
 
 
@@ -75,6 +77,17 @@ def validate(options: argparse.Namespace) -> int:
     checks = run(options.template)
     print(as_json(checks) if options.json else "\n".join(as_lines(checks)))
     return 0 if all(check.passed for check in checks) else 1
+
+
+def make_checkov_env(options: argparse.Namespace) -> int:
+    """Make checkov's environment unless it is there and current."""
+    if checkov_env.is_current():
+        print(f"checkov's environment is up to date: {checkov_env.FOLDER}")
+        return 0
+    print(f"making checkov's environment in {checkov_env.FOLDER} (about half a minute)", flush=True)
+    checkov_env.make()
+    print("done")
+    return 0
 
 
 def plan(options: argparse.Namespace) -> int:
@@ -136,9 +149,15 @@ def table(rows: Sequence[Sequence[str | None]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     options = parser().parse_args(arguments)
-    run = {"validate": validate, "plan": plan, "deploy": deploy, "rollback": rollback}[options.command]
+    commands = {
+        "validate": validate,
+        "plan": plan,
+        "deploy": deploy,
+        "rollback": rollback,
+        "checkov-env": make_checkov_env,
+    }
     try:
-        return run(options)
+        return commands[options.command](options)
     except NoRegionError:
         problem = "no region; set AWS_DEFAULT_REGION, or a region in the profile"
     except (InfraError, ClientError, BotoCoreError) as error:

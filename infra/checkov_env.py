@@ -1,11 +1,10 @@
-"""checkov's own virtual environment: `python -m infra.checkov_env` makes it, `find` says where its Python is.
+"""checkov's own virtual environment: `python -m infra checkov-env` makes it, `find` says where its Python is.
 
 It is apart from ours because checkov pins an older boto3. What is installed is exactly constraints-checkov.txt.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from infra.errors import InfraError
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints-checkov.txt"
 FOLDER = ROOT / ".tools" / "checkov"
-COMMAND = "python -m infra.checkov_env"
+COMMAND = "python -m infra checkov-env"
 
 
 def find(folder: Path = FOLDER) -> Path:
@@ -55,23 +54,3 @@ def make(folder: Path = FOLDER) -> None:
         if subprocess.run(step, check=False).returncode:
             raise InfraError(f"could not make checkov's environment; this failed: {' '.join(step)}")
     (folder / "stamp").write_text(digest(), encoding="utf-8")
-
-
-def main() -> int:
-    """Make the environment unless it is already there; returns the exit status."""
-    argparse.ArgumentParser(prog=COMMAND, description="Make checkov's own environment, .tools/checkov.").parse_args()
-    if is_current():
-        print(f"checkov's environment is up to date: {FOLDER}")
-        return 0
-    print(f"making checkov's environment in {FOLDER} (about half a minute)", flush=True)
-    try:
-        make()
-    except InfraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print("done")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

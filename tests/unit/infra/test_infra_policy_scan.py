@@ -92,12 +92,12 @@ def test_a_missing_environment_is_reported_with_the_command_that_makes_it(
     monkeypatch.setattr(policy_scan, "find", lambda: checkov_env.find(tmp_path / "checkov"))
     (check,) = validate.policies(service)
     assert not check.passed
-    assert "python -m infra.checkov_env" in check.evidence
+    assert "python -m infra checkov-env" in check.evidence
 
 
 def test_an_environment_of_older_constraints_is_to_be_renewed(tmp_path: Path) -> None:
     (tmp_path / "stamp").write_text("of an older list", encoding="utf-8")
-    with pytest.raises(InfraError, match=r"renew it with: python -m infra\.checkov_env"):
+    with pytest.raises(InfraError, match=r"renew it with: python -m infra checkov-env"):
         checkov_env.find(tmp_path)
 
 
