@@ -133,7 +133,8 @@ def tell(options: argparse.Namespace, outcome: release.Outcome) -> int:
         print(json.dumps({**after, "outputs": dict(outcome.stack.outputs)}, indent=2))
         return 0
     print(f"release {number} is deployed" if number else "nothing to change")
-    print(table(list(outcome.stack.outputs.items())))
+    if outcome.stack.outputs:
+        print(table(list(outcome.stack.outputs.items())))
     return 0
 
 

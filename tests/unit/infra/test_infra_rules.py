@@ -104,6 +104,7 @@ DAMAGES: list[tuple[str, str, Damage]] = [
         "drains for 5",
         put(*properties("TargetGroup", "TargetGroupAttributes", 0, "Value"), value="5"),
     ),
+    ("draining-ends-before-the-kill", "the server for 7", put(*SERVER, "Environment", 1, "Value", value="7")),
     ("keep-alive-outlives-the-idle-timeout", "5 s", put(*SERVER, "Command", 2, value="5")),
     ("keep-alive-outlives-the-idle-timeout", "does not give", put(*SERVER, "Command", value=["serve"])),
     ("logs-are-kept", "logs nowhere", drop(*SERVER, "LogConfiguration")),
