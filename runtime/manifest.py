@@ -124,6 +124,21 @@ class Manifest(_Record):
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
+    def decision_threshold(self) -> float:
+        """The score from which on a pair is a match: the chosen one, else 0.5."""
+        return 0.5 if self.threshold is None else self.threshold
+
+    @property
+    def match_labels(self) -> tuple[str, str]:
+        """What a score below the threshold is called, and what one from it on is."""
+        if not self.labels:
+            return "no_match", "match"
+        place = len(self.labels) - 1 if self.positive_label is None else self.positive_label
+        # With three labels or more, below the threshold only "not the positive one" is known.
+        below = self.labels[1 - place] if len(self.labels) == 2 else f"not_{self.labels[place]}"
+        return below, self.labels[place]
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of the files that a backend loads: weights and graph, without tokenizer and texts."""
         return sum(file.bytes for path, file in self.files.items() if path.endswith((".onnx", ".data", ".safetensors")))
