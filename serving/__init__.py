@@ -1,0 +1,1 @@
+"""HTTP in front of the engine: schemas, errors, admission, streaming, metrics, playground. No math, no torch."""

@@ -1,0 +1,220 @@
+"""Which models this worker serves: settings and the store (or a bento's own models) -> loaded, warmed-up engines.
+
+A request names a model by its id, which is the reference as the operator wrote it, or by its tag.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.contract import Observer
+from runtime.errors import ArtifactRefused, ModelNotFound
+from runtime.generation import GenerationEngine
+from runtime.load import load_engine
+from runtime.manifest import Kind, read_manifest
+from runtime.matching import MatchingEngine
+from runtime.store import STAGES, Entry, ModelStore
+from serving.settings import Settings, variable
+
+logger = logging.getLogger(__name__)
+DEFAULT_THRESHOLD = 0.5
+REMEDY = (
+    "Make one with `make demo`, or publish your own with `python -m training publish FOLDER --name {name}`, "
+    "or name another in {variable}."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A model to serve and the id it is served under."""
+
+    id: str
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A loaded model. `labels`: what a score below and from the threshold on is called."""
+
+    id: str
+    tag: str
+    kind: Kind
+    threshold: float
+    labels: tuple[str, str]
+    card: dict[str, Any]
+    engine: MatchingEngine | GenerationEngine
+
+
+def choose(settings: Settings, kinds: Sequence[Kind], store: ModelStore) -> list[Choice]:
+    """The models that the settings name for `kinds`, from the store, not loaded yet.
+
+    A default name that the store lacks is left out while another kind can be served. Raises ModelNotFound, saying
+    how to make a model; ArtifactRefused on an unreadable manifest, a wrong kind or an id that is given twice.
+    """
+    chosen: list[Choice] = []
+    missing: list[str] = []
+    for kind in kinds:
+        field = f"{kind}_model"
+        for reference in getattr(settings, field):
+            try:
+                entry = store.resolve(reference, kind)
+            except ModelNotFound as error:
+                remedy = REMEDY.format(name=reference.partition(":")[0], variable=variable(field))
+                if field in settings.model_fields_set:
+                    raise ModelNotFound(f"{error.message} {remedy}") from None
+                missing.append(f"No {kind} model: {error.message} {remedy}")
+                continue
+            if entry.manifest.kind != kind:
+                raise ArtifactRefused(
+                    f"{variable(field)} names {entry.tag}, which is of kind {entry.manifest.kind}, not {kind}."
+                )
+            chosen.append(Choice(entry.name if reference in STAGES else reference, entry))
+    if not chosen:
+        raise ModelNotFound("\n".join(missing))
+    for line in missing:
+        logger.warning("%s Its routes answer 404.", line)
+    return _distinct(chosen)
+
+
+def choose_packed(
+    settings: Settings, kinds: Sequence[Kind], packed: Iterable[tuple[str, Path]], store: ModelStore
+) -> list[Choice]:
+    """The models of a bento (tag, directory) for `kinds`; a setting given by hand may only choose among them.
+
+    Raises ModelNotFound listing what is packed.
+    """
+    entries = [_packed_entry(tag, path, store) for tag, path in packed]
+    inventory = ", ".join(f"{entry.tag} ({entry.manifest.kind})" for entry in entries) or "nothing"
+    chosen: list[Choice] = []
+    for kind in kinds:
+        field = f"{kind}_model"
+        fitting = [entry for entry in entries if entry.manifest.kind == kind]
+        if field not in settings.model_fields_set:
+            names = [entry.name for entry in fitting]
+            chosen += [Choice(e.tag if names.count(e.name) > 1 else e.name, e) for e in fitting]
+            continue
+        for reference in getattr(settings, field):
+            matches = [entry for entry in fitting if reference in (entry.name, entry.tag)]
+            if not matches:
+                raise ModelNotFound(
+                    f"{variable(field)} names {reference!r}, which is not packed in this bento; it holds {inventory}. "
+                    "Name one of those by name or tag, or build a bento with that model."
+                )
+            chosen.append(Choice(reference, matches[0]))
+    if not chosen:
+        raise ModelNotFound(f"This bento holds {inventory}; the service needs a model of kind {' or '.join(kinds)}.")
+    return _distinct(chosen)
+
+
+def _packed_entry(tag: str, path: Path, store: ModelStore) -> Entry:
+    held = store.pointers(tag.partition(":")[0]).stages
+    return Entry(tag, path, read_manifest(path), tuple(stage for stage, holder in held.items() if holder == tag))
+
+
+def _distinct(chosen: list[Choice]) -> list[Choice]:
+    ids = [choice.id for choice in chosen]
+    twice = next((each for each in ids if ids.count(each) > 1), None)
+    if twice is not None:
+        raise ArtifactRefused(f"Model {twice!r} is named twice in the settings; name each model once.")
+    return chosen
+
+
+def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
+    """Verify, load and warm up one model. Raises ArtifactRefused."""
+    begun = time.monotonic()
+    manifest = choice.entry.manifest
+    limits = settings.matching_limits() if manifest.kind == "matching" else settings.generation_limits()
+    engine = load_engine(
+        choice.entry.path,
+        limits=limits,
+        threads=settings.threads,
+        slots=settings.generation_slots,
+        observer=observer,
+    )
+    engine.warm_up()
+    logger.info(
+        "%s (%s, %s) ready in %.2f s", choice.entry.tag, manifest.kind, manifest.precision, time.monotonic() - begun
+    )
+    threshold = DEFAULT_THRESHOLD if manifest.threshold is None else manifest.threshold
+    stages = choice.entry.stages
+    return Served(
+        id=choice.id,
+        tag=choice.entry.tag,
+        kind=manifest.kind,
+        threshold=threshold,
+        labels=_labels(manifest.labels, manifest.positive_label),
+        card={
+            "id": choice.id,
+            "object": "model",
+            "created": int(manifest.created.timestamp()),
+            "owned_by": "sluice",
+            "tag": choice.entry.tag,
+            "kind": manifest.kind,
+            "architecture": manifest.architecture,
+            "precision": manifest.precision,
+            "stage": "production" if "production" in stages else next(iter(stages), None),
+            "threshold": threshold if manifest.kind == "matching" else None,
+            "digest": manifest.digest,
+            "limits": {
+                "max_tokens": manifest.max_tokens,
+                "max_items": settings.max_items if manifest.kind == "matching" else None,
+            },
+        },
+        engine=engine,
+    )
+
+
+def _labels(names: Sequence[str], positive: int | None) -> tuple[str, str]:
+    if not names:
+        return "no_match", "match"
+    place = len(names) - 1 if positive is None else positive
+    # With three labels or more, below the threshold only "not the positive one" is known.
+    return names[1 - place] if len(names) == 2 else f"not_{names[place]}", names[place]
+
+
+class Catalogue:
+    """The served models, found by kind and name."""
+
+    def __init__(self, served: Sequence[Served]) -> None:
+        self.served = tuple(served)
+        self._found = {name: model for model in served for name in (model.tag, model.id)}
+
+    @classmethod
+    def open(cls, choices: Sequence[Choice], settings: Settings, observers: Mapping[str, Observer]) -> Catalogue:
+        """Load every choice, each with the observer of its id. Raises ArtifactRefused."""
+        return cls([load(choice, settings, observers[choice.id]) for choice in choices])
+
+    def get(self, name: str) -> Served:
+        """By id or tag, any kind. Raises ModelNotFound listing what is served."""
+        found = self._found.get(name)
+        if found is None:
+            raise ModelNotFound(f"No model {name[:200]!r} is served here; {self._inventory()}.", param="model")
+        return found
+
+    def find(self, kind: Kind, name: str | None) -> Served:
+        """The named model, or the first of `kind`. Raises ModelNotFound, also when the model is of another kind."""
+        if name is None:
+            found = next((model for model in self.served if model.kind == kind), None)
+            if found is None:
+                raise ModelNotFound(f"No {kind} model is loaded in this server; {self._inventory()}.")
+            return found
+        found = self.get(name)
+        if found.kind != kind:
+            raise ModelNotFound(
+                f"Model {name!r} is of kind {found.kind}; this route needs kind {kind}; {self._inventory()}.",
+                param="model",
+            )
+        return found
+
+    def close(self) -> None:
+        """Finish what runs in every engine."""
+        for model in self.served:
+            model.engine.close()
+
+    def _inventory(self) -> str:
+        return "served: " + ", ".join(f"{model.id} ({model.kind})" for model in self.served)

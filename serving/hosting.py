@@ -1,0 +1,256 @@
+"""The seam to BentoML: what its process, store and build need to know of us. The only module that touches BentoML's
+own objects; service.py composes services from what is here.
+
+BentoML starts the workers, packs the models and answers its typed clients. Every request first reaches our gate,
+outside BentoML's middlewares (docs/adr/0002 says why, with the measurements).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import socket
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml.exceptions import BentoMLException
+from pydantic import BaseModel, ValidationError
+
+from runtime.errors import SluiceError
+from runtime.manifest import Kind, Manifest, verify
+from runtime.store import Entry, ModelStore, store_home
+from serving import completions, matching
+from serving.app import create_app
+from serving.call import current_call
+from serving.catalogue import Choice, choose, choose_packed
+from serving.errors import from_validation, status_of
+from serving.gate import App, Gate
+from serving.room import Room, log_to_stdout
+from serving.schemas import CompletionRequest, MatchRequest, MatchResponse, PairIn, RerankRequest, RerankResponse
+from serving.settings import Settings, SettingsRefused, misspelt, read_settings
+
+# BentoML's own access log, metrics and time-out stand in front of its typed routes only; ours cover those as well.
+HOSTING: dict[str, Any] = {
+    "traffic": {"timeout": 86_400},
+    "logging": {"access": {"enabled": False}},
+    "metrics": {"enabled": False},
+}
+logger = logging.getLogger(__name__)
+Request = TypeVar("Request", bound=BaseModel)
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class HostedService(bentoml.Service):  # type: ignore[misc]  # BentoML is not typed for mypy
+    """A BentoML service whose requests go to the gate, and whose models are known when BentoML asks for them."""
+
+    gate: Gate | None = None
+
+    def __attrs_post_init__(self) -> None:
+        """Read the methods of the class, as BentoML does; the models are looked up later, not at import."""
+        super().__attrs_post_init__()
+        self.models = ModelsOnDemand(self)
+        self.inner.service = self
+
+    def on_load_bento(self, bento: Any) -> None:
+        """This service was loaded from a built bento, whose models it serves."""
+        self.bento = bento
+
+    def to_asgi(self, is_main: bool = True) -> App:
+        """BentoML's app for start-up, shutdown and its typed routes; the gate in front of it for every request."""
+        bento: App = super().to_asgi(is_main)
+
+        async def front(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "lifespan":
+                await bento(scope, receive, send)  # makes the instance, which sets the gate
+            else:
+                assert self.gate is not None
+                await self.gate(scope, receive, send)
+
+        self.bento_app = bento
+        return front
+
+    def __call__(self) -> Any:
+        """Make the instance of this worker: load the models, then open the gate."""
+        instance = super().__call__()
+        room: Room = instance.room
+        app = create_app(room, BentoMLContainer.metrics_client.get().generate_latest)
+        self.gate = Gate(app, self.bento_app, room.settings, room.metrics, room.lifecycle)
+        room.start(asyncio.get_running_loop())
+        return instance
+
+    def choices(self, settings: Settings) -> list[Choice]:
+        """The models of this service: a bento's own, else what the settings name in the store."""
+        store = ModelStore(store_home(os.environ))
+        kinds: tuple[Kind, ...] = self.inner.kinds
+        if self.bento is None:
+            return choose(settings, kinds, store)
+        packed = [(str(info.tag), Path(info.to_model().resolve().path)) for info in self.bento.info.all_models]
+        return choose_packed(settings, kinds, packed, store)
+
+
+class ModelsOnDemand:
+    """The models of a service as BentoML sees them; worked out each time it looks, at build and at start."""
+
+    def __init__(self, service: HostedService) -> None:
+        self._service = service
+
+    def __iter__(self) -> Iterator[StoredModel]:
+        with refusals():
+            choices = self._service.choices(read_settings(os.environ))
+        return iter([StoredModel(choice.entry) for choice in choices])
+
+
+class StoredModel(bentoml.models.BentoModel):  # type: ignore[misc]
+    """An artifact in the store. BentoML resolves it before it starts workers: that is where its hashes are checked, so
+    that a damaged one stops the server at once instead of every worker again and again."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(tag=entry.tag)
+        object.__setattr__(self, "path", entry.path)
+
+    def resolve(self, *_: Any) -> Manifest:
+        """Check the artifact."""
+        with refusals():
+            return verify(self.path)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn our refusals into BentoML's, which its command line prints without a traceback."""
+    try:
+        yield
+    except (SluiceError, SettingsRefused) as error:
+        status = status_of(error) if isinstance(error, SluiceError) else 500
+        raise BentoMLException(str(error), error_code=HTTPStatus(status)) from None
+
+
+class Hosted:
+    """What the three services have in common: they load their models in the worker and close them at its end."""
+
+    kinds: ClassVar[tuple[Kind, ...]]
+    service: ClassVar[HostedService]
+
+    def __init__(self) -> None:
+        environ = os.environ
+        settings = read_settings(environ)
+        log_to_stdout(settings)
+        for warning in misspelt(environ):
+            logger.warning(warning)
+        use_own_metrics_directory(os.getppid())
+        self.room = Room.open(self.service.choices(settings), settings)
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    @staticmethod
+    def prepare() -> None:
+        """Runs once, before the workers start: refuse bad settings, make room for the metrics."""
+        with refusals():
+            read_settings(os.environ)
+        make_metrics_directory()
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    def close(self) -> None:
+        """Finish what the engines run."""
+        self.room.close()
+
+
+class MatchingMethods(Hosted):
+    """Match and rerank for BentoML's typed clients: the same engine, limits and answers as the HTTP contract."""
+
+    @bentoml.api(route="/bentoml/match")  # type: ignore[untyped-decorator]
+    async def match(
+        self, pairs: list[PairIn], model: str | None = None, truncate: bool = True, threshold: float | None = None
+    ) -> MatchResponse:
+        """Score pairs, as POST /v1/match does."""
+        fields = {"pairs": pairs, "model": model, "truncate": truncate, "threshold": threshold}
+        with refusals():
+            request = checked(MatchRequest, fields)
+            return MatchResponse.model_validate(await matching.match(self.room, current_call(), request))
+
+    @bentoml.api(route="/bentoml/rerank")  # type: ignore[untyped-decorator]
+    async def rerank(
+        self,
+        query: str,
+        documents: list[str],
+        model: str | None = None,
+        top_n: int | None = None,
+        return_documents: bool = False,
+    ) -> RerankResponse:
+        """Order documents by relevance, as POST /v1/rerank does."""
+        fields = {"query": query, "documents": documents, "model": model, "top_n": top_n}
+        with refusals():
+            request = checked(RerankRequest, fields | {"return_documents": return_documents})
+            return RerankResponse.model_validate(await matching.rerank(self.room, current_call(), request))
+
+
+class GenerationMethods(Hosted):
+    """Completion for BentoML's typed clients."""
+
+    @bentoml.api(route="/bentoml/generate")  # type: ignore[untyped-decorator]
+    async def generate(
+        self,
+        prompt: str,
+        model: str | None = None,
+        max_tokens: int = 16,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+        stop: list[str] | None = None,
+    ) -> AsyncGenerator[str, None]:
+        """Stream the text that continues `prompt`, piece by piece."""
+        fields: dict[str, Any] = {"prompt": prompt, "model": model, "max_tokens": max_tokens, "stop": stop}
+        fields |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+        with refusals():
+            request = checked(CompletionRequest, fields)
+            running = await completions.start(self.room, current_call(), request)
+            async with aclosing(running.events()) as events:
+                async for event in events:
+                    if event.text:
+                        yield event.text
+
+
+def checked(model: type[Request], fields: dict[str, Any]) -> Request:
+    """A request model from a typed call's arguments. Raises InvalidInput."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise from_validation(error, list(model.model_fields)) from None
+
+
+def make_metrics_directory() -> None:
+    """In the parent process: an empty directory for the metrics of its workers.
+
+    BentoML's own is shared by all servers under one BENTOML_HOME, and emptied by each that starts.
+    """
+    base = Path(BentoMLContainer.prometheus_multiproc_dir.get())
+    own = metrics_directory(base, os.getpid())
+    for other in base.parent.glob(f"{base.name}-{socket.gethostname()}-*"):
+        pid = other.name.rpartition("-")[2]
+        if other == own or not Path("/proc", pid).exists():
+            shutil.rmtree(other, ignore_errors=True)
+    own.mkdir(parents=True)
+
+
+def use_own_metrics_directory(parent: int) -> None:
+    """In a worker, before its first metric: write to the directory that the parent process has made."""
+    given = os.environ.get(METRICS_DIRECTORY)
+    own = metrics_directory(Path(given), parent) if given else None
+    if own is None or not own.is_dir():
+        return
+    os.environ[METRICS_DIRECTORY] = str(own)
+    # A worker that was killed left its gauges behind; they would be added to those of its successor.
+    for gauges in own.glob("gauge_live*_*.db"):
+        if not Path("/proc", gauges.stem.rpartition("_")[2]).exists():
+            gauges.unlink(missing_ok=True)
+
+
+def metrics_directory(base: Path, parent: int) -> Path:
+    """Beside BentoML's, one for each server."""
+    return base.with_name(f"{base.name}-{socket.gethostname()}-{parent}")

@@ -1,0 +1,133 @@
+"""What an operator may set, each thing declared once: the environment, the start-up errors and the table in
+docs/api.md derive from here. Which models, how much at once, who may call, how to leave."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from runtime.contract import Limits
+
+PREFIX = "SLUICE_"
+_LIMITS = Limits()
+
+
+class SettingsRefused(ValueError):
+    """A setting in the environment cannot be read; the message names it, its value and what it may be."""
+
+
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
+Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
+
+
+class Settings(BaseModel):
+    """The serving room's settings; the variable of a field is SLUICE_ and its name in capitals."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    matching_model: Names = Field(
+        ("matching",),
+        description="Matching models to serve, comma separated: NAME, NAME:VERSION, NAME:STAGE or a stage alone. "
+        "The first answers requests that name no model.",
+    )
+    generation_model: Names = Field(("generation",), description="Generation models to serve, written the same way.")
+    api_keys: Keys = Field(
+        (), description="Bearer keys that may call, comma separated. Empty: everybody may. Pages and probes stay open."
+    )
+    max_body_bytes: int = Field(4 * 2**20, gt=0, description="Largest request body, in bytes; more is 413.")
+    max_items: int = Field(1024, gt=0, description="Most pairs or documents in one request; more is 413.")
+    queue_items: int = Field(_LIMITS.max_items, gt=0, description="Pairs queued and running in a worker before 429.")
+    queue_tokens: int = Field(_LIMITS.max_tokens, gt=0, description="The same limit in tokens.")
+    batch_items: int = Field(_LIMITS.batch_items, gt=0, description="Most pairs in one matching batch.")
+    batch_tokens: int = Field(_LIMITS.batch_tokens, gt=0, description="Most tokens in one matching batch, padded.")
+    target_wait_s: float = Field(
+        _LIMITS.target_wait_s, gt=0, description="Saturation of matching is 1 when a newcomer would wait this long."
+    )
+    generation_slots: int = Field(8, gt=0, description="Sequences that generate at once in a worker.")
+    generation_queue_items: int = Field(64, gt=0, description="Prompts that may wait for a slot before 429.")
+    generation_queue_tokens: int = Field(65_536, gt=0, description="The same limit in tokens, max_tokens included.")
+    match_deadline_ms: int = Field(
+        30_000, gt=0, description="Deadline of match and rerank when the request sets none, in ms; later is 504."
+    )
+    completion_deadline_ms: int = Field(
+        300_000, gt=0, description="Deadline of a completion, its whole stream included, in ms."
+    )
+    threads: int | None = Field(None, gt=0, description="Cores that one engine uses. Empty: all this process may.")
+    drain_notice_s: float = Field(
+        0, ge=0, description="After SIGTERM, answer 503 on /readyz for at least this long before connections close."
+    )
+    drain_timeout_s: float = Field(30, ge=0, description="After SIGTERM, wait at most this long for running requests.")
+    access_log: bool = Field(True, description="One JSON line on stdout for each request that is not a probe.")
+
+    @field_validator("api_keys")
+    @classmethod
+    def _printable(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(not key.get_secret_value().isascii() or not key.get_secret_value().isprintable() for key in keys):
+            raise ValueError("a key must be printable ASCII, because it travels in a header")
+        return keys
+
+    def matching_limits(self) -> Limits:
+        """Limits of a matching engine."""
+        return Limits(
+            max_items=self.queue_items,
+            max_tokens=self.queue_tokens,
+            batch_items=self.batch_items,
+            batch_tokens=self.batch_tokens,
+            target_wait_s=self.target_wait_s,
+        )
+
+    def generation_limits(self) -> Limits:
+        """Limits of a generation engine."""
+        return Limits(max_items=self.generation_queue_items, max_tokens=self.generation_queue_tokens)
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Settings from SLUICE_* variables; an empty one counts as not set. Raises SettingsRefused."""
+    given = {
+        field: environ[variable(field)].strip()
+        for field in Settings.model_fields
+        if environ.get(variable(field), "").strip()
+    }
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = str(problem["loc"][0])
+        shown = "(hidden)" if field == "api_keys" else repr(given[field])
+        raise SettingsRefused(
+            f"{variable(field)} is {shown}: {problem['msg']}. {Settings.model_fields[field].description}"
+        ) from None
+
+
+def misspelt(environ: Mapping[str, str]) -> list[str]:
+    """A warning for each SLUICE_* variable that is nearly one of ours: it would do nothing, silently."""
+    known = [variable(field) for field in Settings.model_fields]
+    # SLUICE_API_KEY is the load generator's own key, in whose shell a server may well be started.
+    others = [name for name in environ if name.startswith(PREFIX) and name not in known and name != "SLUICE_API_KEY"]
+    return [
+        f"{name} is not a setting of the server; did you mean {near[0]}?"
+        for name in others
+        if (near := difflib.get_close_matches(name, known, 1))
+    ]
+
+
+def settings_table() -> str:
+    """The Markdown table of docs/api.md."""
+    rows = ["| variable | default | what it does |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        shown = "" if default in (None, "") else f"`{str(default).lower() if default is True else default}`"
+        rows.append(f"| `{variable(name)}` | {shown} | {field.description} |")
+    return "\n".join(rows)
