@@ -23,9 +23,12 @@ def main(arguments: list[str]) -> int:
     run.add_argument("job", type=Path, help="JOB.yaml")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="replace settings of the job")
     run.add_argument("--json", action="store_true", help="print the report of _SUCCESS")
-    options = parser.parse_args(arguments)
+    # Overrides may stand before and after options; a sub-command's own parser takes only the first group.
+    options, rest = parser.parse_known_args(arguments)
+    if any(argument.startswith("-") or "=" not in argument for argument in rest):
+        parser.error(f"not understood: {' '.join(rest)}")
     try:
-        job = read_document(options.job, Job, options.overrides)
+        job = read_document(options.job, Job, [*options.overrides, *rest])
     except DocumentError as error:
         print(error, file=sys.stderr)
         return 2

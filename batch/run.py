@@ -117,8 +117,8 @@ def _reconcile(job: Job, plan: Plan, tag: str, tally: Tally) -> dict[str, Any]:
         if there.rows_out + there.rows_bad != rows:
             raise JobFailed(
                 f"{shard_url(job.output, name, job.format)} holds {there.rows_out} rows and {there.rows_bad} errors "
-                f"for {rows} rows of {file}. Somebody else wrote there, or the store does not honour conditional writes; "
-                "use an empty output."
+                f"for {rows} rows of {file}. Somebody else wrote there, or the store does not honour conditional "
+                "writes; use an empty output."
             )
     files = []
     for source in plan.inputs:
