@@ -247,7 +247,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m training compress", description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path, help="recipe (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace settings of the recipe")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         recipe = read_document(options.config, Recipe, options.overrides)
     except DocumentError as error:

@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--precision", choices=["fp32", "int8"], help="of a folder: default fp32; of a recipe: int8")
     parser.add_argument("--positive", help="of a classifier with more than two labels: the one that means a match")
     parser.add_argument("--promote", action="store_true", help="make it the production version of its name")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     home = store_home(os.environ)
     try:
         entry = _publish(options, home)
