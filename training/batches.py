@@ -1,0 +1,42 @@
+"""Which rows train together, step by step: one pure function, so that a resumed run sees the same batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+# Rows are sorted by length within pools of this many batches: enough to leave little padding, while the composition of
+# a batch still changes from epoch to epoch.
+POOL_BATCHES = 32
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:
+    """`steps` batches of indices into `lengths`, rows of a batch alike in length.
+
+    Every epoch visits each row once, in an order of its own; its last batch may be smaller.
+    """
+    plan: list[list[int]] = []
+    epoch = 0
+    while len(plan) < steps:
+        plan += _epoch(np.asarray(lengths), batch_size, np.random.default_rng([seed, epoch]))
+        epoch += 1
+    return plan[:steps]
+
+
+def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Every row once, longest first: for validation."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _epoch(lengths: np.ndarray, batch_size: int, random: np.random.Generator) -> list[list[int]]:
+    order = random.permutation(len(lengths))
+    batches: list[list[int]] = []
+    pool_rows = POOL_BATCHES * batch_size
+    for start in range(0, len(order), pool_rows):
+        pool = order[start : start + pool_rows]
+        # Stable, so rows of equal length stay in the epoch's random order.
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[at : at + batch_size].tolist() for at in range(0, len(pool), batch_size)]
+    return [batches[index] for index in random.permutation(len(batches))]

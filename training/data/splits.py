@@ -1,0 +1,186 @@
+"""The recipe's data section -> train, valid and test, checked and counted. Reads; writes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from training.data.errors import DataError
+from training.data.overlap import Repeat, duplicates, leaks, shared_texts
+from training.data.pairs import LabelledPair, Reject, read_pairs, sha256_of
+from training.data.report import EXAMPLES, IMBALANCE, DataReport, LeakReport, SplitReport, overlap
+from training.data.texts import TextSplits, load_texts
+from training.recipe import PairData, Recipe, TextData
+
+SPLITS = ("train", "valid", "test")
+# earlier, later: where "drop" takes a leaked pair out of the earlier, so that what is measured stays whole.
+LEAK_DIRECTIONS = (("train", "valid"), ("train", "test"), ("valid", "test"))
+
+
+@dataclass(frozen=True, slots=True)
+class PairSplits:
+    """Labelled pairs of the three splits, what was rejected, and the report on it all."""
+
+    train: Sequence[LabelledPair]
+    valid: Sequence[LabelledPair]
+    test: Sequence[LabelledPair]
+    positive: str
+    rejects: Sequence[tuple[str, Reject]]  # split, reject
+    report: DataReport
+
+    def rows(self, split: str) -> Sequence[LabelledPair]:
+        """The used rows of one split."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}[split]
+
+    def sha256(self, split: str) -> str:
+        """Digest of the used rows of one split."""
+        return self.report.splits[split].sha256
+
+
+def load_splits(recipe: Recipe) -> PairSplits | TextSplits:
+    """Read and check what the recipe's data section names. Raises DataError for data unfit to train on."""
+    if isinstance(recipe.data, TextData):
+        return load_texts(recipe.data)
+    return load_pairs(recipe.data)
+
+
+def load_pairs(data: PairData) -> PairSplits:
+    """Labelled pairs of the three splits.
+
+    Raises DataError: a source cannot be read or is empty; bad rows, duplicates or leaks where the recipe says "fail";
+    too many rejects; a class that a split lacks.
+    """
+    rows: dict[str, list[LabelledPair]] = {}
+    rejects: list[tuple[str, Reject]] = []
+    reports: dict[str, SplitReport] = {}
+    for split in SPLITS:
+        source = getattr(data, split)
+        rows[split], rejected = _read(split, source, data)
+        rejects += [(split, reject) for reject in rejected]
+        reports[split] = SplitReport(
+            source=source,
+            read=len(rows[split]) + len(rejected),
+            used=0,  # known at the end
+            rejected=len(rejected),
+            reject_reasons=dict(Counter(reject.reason for reject in rejected)),
+        )
+    repeats = {split: duplicates(rows[split]) for split in SPLITS}
+    _judge("duplicates", data.duplicates, [repeat for split in SPLITS for repeat in repeats[split]])
+    if data.duplicates == "drop":
+        rows = {split: _without(rows[split], [repeat.later for repeat in repeats[split]]) for split in SPLITS}
+    crossings = {(one, two): leaks(rows[one], rows[two]) for one, two in LEAK_DIRECTIONS}
+    shared = {(one, two): shared_texts(rows[one], rows[two]) for one, two in LEAK_DIRECTIONS}
+    _judge("leakage", data.leakage, [repeat for found in crossings.values() for repeat in found])
+    before = {split: len(rows[split]) for split in SPLITS}
+    if data.leakage == "drop":
+        rows["train"] = _apart(rows["train"], [*rows["valid"], *rows["test"]])
+        rows["valid"] = _apart(rows["valid"], rows["test"])
+    for split, report in reports.items():
+        reports[split] = report.model_copy(
+            update={
+                "used": len(rows[split]),
+                "dropped_duplicates": len(repeats[split]) if data.duplicates == "drop" else 0,
+                "dropped_leaks": before[split] - len(rows[split]),
+                "duplicates": overlap(repeats[split]),
+                "labels": _label_counts(rows[split], data.labels),
+                "sha256": sha256_of(rows[split]),
+            }
+        )
+    leakage = tuple(
+        LeakReport(earlier=one, later=two, overlap=overlap(found), shared_texts=shared[one, two])
+        for (one, two), found in crossings.items()
+    )
+    report = DataReport(splits=reports, leakage=leakage, warnings=_warnings(reports, repeats, leakage))
+    return PairSplits(rows["train"], rows["valid"], rows["test"], data.positive, rejects, report)
+
+
+def _read(split: str, source: str, data: PairData) -> tuple[list[LabelledPair], list[Reject]]:
+    try:
+        pairs, rejected = read_pairs(source, data)
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.{split} {source!r} cannot be read: {error}") from None
+    total = len(pairs) + len(rejected)
+    if not total:
+        raise DataError(f"data.{split} {source!r} has no rows.")
+    if rejected and data.bad_rows == "fail":
+        raise DataError(
+            f"data.{split}: {len(rejected)} of {total} rows cannot be used:\n{_listed(rejected)}\n"
+            f"Correct them, or put them aside with data.bad_rows=reject.{_column_hint(pairs, rejected)}"
+        )
+    if len(rejected) > data.max_reject_share * total:
+        raise DataError(
+            f"data.{split}: {len(rejected)} of {total} rows ({len(rejected) / total:.1%}) cannot be used, and "
+            f"data.max_reject_share is {data.max_reject_share:.1%}:\n{_listed(rejected)}{_column_hint(pairs, rejected)}"
+        )
+    if not pairs:
+        raise DataError(f"data.{split} {source!r}: none of its {total} rows can be used.")
+    return pairs, rejected
+
+
+def _listed(rejected: Sequence[Reject]) -> str:
+    rest = f"\n  … and {len(rejected) - 2 * EXAMPLES} more" if len(rejected) > 2 * EXAMPLES else ""
+    return "\n".join(f"  {reject}" for reject in rejected[: 2 * EXAMPLES]) + rest
+
+
+def _column_hint(pairs: Sequence[LabelledPair], rejected: Sequence[Reject]) -> str:
+    if pairs or not rejected[0].reason.startswith("no column"):
+        return ""
+    return " If the columns have other names, say so: data.columns.text_a=… data.columns.text_b=… data.columns.label=…"
+
+
+def _judge(what: str, rule: str, found: Sequence[Repeat]) -> None:
+    if rule != "fail" or not found:
+        return
+    shown = overlap(found)
+    listed = "\n".join(f"  {example}" for example in shown.examples)
+    rest = f"\n  … and {len(found) - len(shown.examples)} more" if len(found) > len(shown.examples) else ""
+    raise DataError(
+        f"{what}: {len(found)} pairs stand twice, {shown.conflicting} of them with another label:\n{listed}{rest}\n"
+        f"Remove them, or set data.{what}=drop."
+    )
+
+
+def _without(rows: Sequence[LabelledPair], gone: Sequence[LabelledPair]) -> list[LabelledPair]:
+    """`rows` but for these very objects: equal pairs may stay."""
+    identities = {id(row) for row in gone}
+    return [row for row in rows if id(row) not in identities]
+
+
+def _apart(rows: Sequence[LabelledPair], others: Sequence[LabelledPair]) -> list[LabelledPair]:
+    return _without(rows, [repeat.later for repeat in leaks(others, rows)])
+
+
+def _label_counts(rows: Sequence[LabelledPair], labels: Sequence[str]) -> dict[str, int]:
+    counts = Counter(row.label for row in rows)
+    return {label: counts[label] for label in labels}
+
+
+def _warnings(
+    reports: dict[str, SplitReport], repeats: dict[str, list[Repeat]], leakage: Sequence[LeakReport]
+) -> tuple[str, ...]:
+    """What is worth a look. Raises DataError for a split that lacks a class, for what left it without any, too."""
+    found = []
+    for split, report in reports.items():
+        for label, count in report.labels.items():
+            if count == 0:
+                raise DataError(
+                    f"data.{split} has no row labelled {label!r} among its {report.used} "
+                    f"({report.dropped_duplicates + report.dropped_leaks} dropped): nothing can be learned or measured "
+                    "for it. Check data.labels, and how the data was split."
+                )
+            if count < IMBALANCE * report.used:
+                found.append(f"{split}: only {count} of {report.used} rows ({count / report.used:.1%}) are {label!r}")
+        conflicts = sum(repeat.conflicting for repeat in repeats[split])
+        if conflicts:
+            found.append(f"{split}: {conflicts} rows contradict an earlier row with the same pair")
+    found += [
+        f"{leak.overlap.rows} pairs of {leak.later} stand in {leak.earlier} too: its figures are too good"
+        for leak in leakage
+        if leak.overlap.rows and not _dropped(reports, leak)
+    ]
+    return tuple(found)
+
+
+def _dropped(reports: dict[str, SplitReport], leak: LeakReport) -> bool:
+    return reports[leak.earlier].dropped_leaks > 0

@@ -1,0 +1,142 @@
+"""The training loop: transformers' Trainer with our batch plan, stopped and resumed without a trace.
+
+AdamW (no decay on biases and norms), cosine schedule with warm-up, gradient clipping, a validation and a checkpoint
+every N steps, the best checkpoint's weights at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+
+from training.batches import plan_batches, sorted_batches
+from training.progress import ProgressReport
+from training.recipe import Train
+from training.task import Row, Task
+
+LOGGED_LINES = 100  # about how many training losses a run logs
+# Trainer writes trainer_state.json last, so a checkpoint that has a whole one is whole.
+STATE_FILE = "trainer_state.json"
+
+
+class PlannedTrainer(Trainer):
+    """Trainer whose batches are planned ahead for the whole run, so that "epoch" means the run itself.
+
+    A checkpoint at step n then resumes with batch n + 1 of the plan.
+    """
+
+    def __init__(self, task: Task, settings: Train, seed: int, arguments: TrainingArguments) -> None:
+        super().__init__(
+            model=task.model,
+            args=arguments,
+            train_dataset=_Rows(task.train),
+            eval_dataset=_Rows(task.valid),
+            data_collator=task.collate,
+            compute_metrics=task.judge,
+        )
+        lengths = [task.length(row) for row in task.train]
+        self._plan = plan_batches(lengths, settings.batch_size, settings.steps, seed)
+        self._valid_plan = sorted_batches([task.length(row) for row in task.valid], settings.batch_size)
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The planned batches."""
+        return self._loader(self.train_dataset, self._plan)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Every row of valid, sorted by length."""
+        return self._loader(self.eval_dataset, self._valid_plan)
+
+    def _loader(self, rows: Any, batches: list[list[int]]) -> DataLoader[Any]:
+        pinned = self.args.dataloader_pin_memory
+        loader = DataLoader(rows, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=pinned)
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+
+class _Rows(Dataset[Row]):
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self._rows[index]
+
+
+def train_loop(task: Task, settings: Train, seed: int, folder: Path, report: ProgressReport) -> dict[str, Any]:
+    """Train `task.model` in place, to the weights of its best validation; checkpoints go to `folder`.
+
+    Continues after the newest whole checkpoint there. Returns {"step", "metric", "value"} of the best validation.
+    Raises progress.Diverged.
+    """
+    on_gpu = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup,
+        optim="adamw_torch_fused",
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.gradient_clip,
+        eval_strategy="steps",
+        eval_steps=settings.validate_every,
+        save_strategy="steps",
+        save_steps=settings.validate_every,
+        save_total_limit=2,  # the best and the newest
+        load_best_model_at_end=True,
+        metric_for_best_model=task.best,
+        greater_is_better=task.higher_is_better,
+        logging_steps=max(1, settings.steps // LOGGED_LINES),
+        logging_nan_inf_filter=False,  # it would hide a training that diverges
+        prediction_loss_only=task.judge is None,
+        label_names=["labels"],
+        seed=seed,
+        dataloader_pin_memory=on_gpu,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    trainer = PlannedTrainer(task, settings, seed, arguments)
+    trainer.add_callback(report)
+    newest = newest_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    return {
+        "step": _step(Path(trainer.state.best_model_checkpoint)),
+        "metric": task.best,
+        "value": trainer.state.best_metric,
+    }
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; those cut off by a kill are deleted."""
+    for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+        try:
+            json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            shutil.rmtree(path)
+            continue
+        return path
+    return None
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The step that a run in `folder` would continue after; 0 where it would begin."""
+    newest = newest_checkpoint(folder)
+    return _step(newest) if newest else 0
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])

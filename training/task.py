@@ -1,0 +1,28 @@
+"""What the training loop needs to know of a kind of model: the model, its rows, and how a validation is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+
+Row = Mapping[str, Any]
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A training run, prepared. `best` names the validation figure that picks the checkpoint."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    train: Sequence[Row]
+    valid: Sequence[Row]
+    length: Callable[[Row], int]  # tokens of a row
+    collate: Callable[[Sequence[Row]], Batch]
+    best: str  # as Trainer names it, without "eval_"
+    higher_is_better: bool
+    judge: Callable[[EvalPrediction], dict[str, float]] | None = None  # None: the loss is all there is
