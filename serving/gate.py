@@ -14,7 +14,7 @@ from typing import Any
 
 from runtime.errors import Cancelled, SluiceError
 from serving.call import SCOPE_KEY, Call, Message, Receive, Send, never
-from serving.errors import Unauthorized, error_answer
+from serving.errors import Unauthorized, error_answer, status_of
 from serving.lifecycle import Lifecycle
 from serving.metrics import Metrics
 from serving.settings import Settings
@@ -129,7 +129,7 @@ class Gate:
     async def _refuse(self, call: Call, error: SluiceError, send: Send) -> None:
         call.error = error.code
         if isinstance(error, Cancelled):
-            call.status = 499
+            call.status = status_of(error)
             return
         status, headers, body = error_answer(error, call.id)
         if error.code == "limit_exceeded":

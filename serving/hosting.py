@@ -8,6 +8,7 @@ outside BentoML's middlewares (docs/adr/0002 says why, with the measurements).
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import shutil
@@ -236,6 +237,7 @@ def make_metrics_directory() -> None:
         if other == own or not Path("/proc", pid).exists():
             shutil.rmtree(other, ignore_errors=True)
     own.mkdir(parents=True)
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
 
 
 def use_own_metrics_directory(parent: int) -> None:

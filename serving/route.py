@@ -16,10 +16,11 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from runtime.errors import Cancelled, SluiceError
 from serving.call import SCOPE_KEY, Call
-from serving.errors import MalformedJson, UnsupportedMediaType, error_answer, from_validation
+from serving.errors import MalformedJson, UnsupportedMediaType, error_answer, from_validation, status_of
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -32,6 +33,16 @@ class Answer(Response):
         self.body = body
         self.raw_headers = headers
         self.background = None
+
+
+class Silence(Response):
+    """No answer: the client has left."""
+
+    def __init__(self) -> None:
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send nothing."""
 
 
 def json_answer(value: Any) -> Answer:
@@ -76,8 +87,9 @@ class LeanRoute(APIRoute):
                     arguments["body"] = parse(model, fields, call, await call.body(limit))
                 response: Response = await endpoint(request=request, **arguments)
                 return response
-            except Cancelled:
-                raise  # nobody reads an answer: the gate counts it
+            except Cancelled as error:
+                call.error, call.status = error.code, status_of(error)
+                return Silence()
             except SluiceError as error:
                 return refusal(call, error)
 

@@ -119,7 +119,7 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     return [
         f"{name} is not a setting of the server; did you mean {near[0]}?"
         for name in others
-        if (near := difflib.get_close_matches(name, known, 1))
+        if (near := difflib.get_close_matches(name, known, 1, cutoff=0.85))
     ]
 
 
