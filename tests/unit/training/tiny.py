@@ -1,0 +1,44 @@
+"""Models and data that train in a second."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from runtime.backends.fake import VOCABULARY, byte_tokenizer
+
+WORDS = ("card", "pin", "rate", "cash", "top", "fee", "app", "bank", "loan", "note")
+
+
+def encoder_folder(folder: Path, **changed: Any) -> Path:
+    """A random two-layer BERT with a byte tokenizer, as transformers saves it."""
+    torch.manual_seed(3)
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    settings |= {"vocab_size": VOCABULARY, "max_position_embeddings": 64}
+    BertModel(BertConfig(**(settings | changed))).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(pairs=True)).save_pretrained(folder)
+    return folder
+
+
+def pair_rows(count: int, seed: int) -> list[dict[str, Any]]:
+    """Half the pairs begin with the same word: something that a tiny model can begin to learn."""
+    chance = random.Random(seed)
+    rows = []
+    for number in range(count):
+        same = number % 2
+        a, other = chance.sample(WORDS, 2)
+        tails = [f"{chance.randrange(1000)}{'!' * chance.randrange(12)}" for _ in range(2)]
+        rows.append({"text_a": f"{a} {tails[0]}", "text_b": f"{a if same else other} {tails[1]}", "label": same})
+    return rows
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """One JSON object a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
