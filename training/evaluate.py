@@ -139,7 +139,7 @@ PROBE_TEXT_CHARACTERS = 200
 
 
 def recipe_probe(recipe: Recipe) -> Any:
-    """What compression judges its steps on: texts of valid for parity and latency, quality on test."""
+    """What compression judges its steps on, all from valid: texts for parity and latency, and quality."""
     from training.compress import Probe  # it pulls in the exporters, which evaluating needs not
 
     splits = load_splits(recipe)
@@ -149,7 +149,7 @@ def recipe_probe(recipe: Recipe) -> Any:
         whole = "\n".join(splits.texts("valid"))
         starts = range(0, min(len(whole), PROBE_PAIRS * PROBE_TEXT_CHARACTERS), PROBE_TEXT_CHARACTERS)
         texts = [whole[start : start + PROBE_TEXT_CHARACTERS] for start in starts]
-    return Probe(texts=texts, quality=lambda engine: evaluate_split(engine, splits, "test").metrics)
+    return Probe(texts=texts, quality=lambda engine: evaluate_split(engine, splits, "valid").metrics)
 
 
 # ---------------------------------------------------------------- the command
