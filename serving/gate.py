@@ -113,12 +113,19 @@ class Gate:
 
         call.make_current()
         task = asyncio.ensure_future(bento(scope, replay, send))
+        left = asyncio.Event()
 
         def give_up() -> None:
+            left.set()
             task.cancel()
 
+        async def leave() -> Message:
+            await left.wait()
+            return {"type": "http.disconnect"}
+
         with call.watched(give_up):
-            call.receive = never  # one watcher is enough: this one ends the method, and that its work
+            # BentoML's time-out middleware does not pass a cancellation on, so the method is also told by its call.
+            call.receive = leave
             try:
                 await task
             except asyncio.CancelledError:

@@ -24,7 +24,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 from pydantic import BaseModel, ValidationError
 
-from runtime.errors import SluiceError
+from runtime.errors import Cancelled, SluiceError
 from runtime.manifest import Kind, Manifest, verify
 from runtime.store import Entry, ModelStore, store_home
 from serving import completions, matching
@@ -127,6 +127,8 @@ def refusals() -> Iterator[None]:
     """Turn our refusals into BentoML's, which its command line prints without a traceback."""
     try:
         yield
+    except Cancelled:
+        raise asyncio.CancelledError from None  # the caller has left: there is nobody to answer
     except (SluiceError, SettingsRefused) as error:
         status = status_of(error) if isinstance(error, SluiceError) else 500
         raise BentoMLException(str(error), error_code=HTTPStatus(status)) from None

@@ -37,17 +37,10 @@ class Lifecycle:
         previous: Any = signal.getsignal(signal.SIGTERM)
 
         def begin(number: int, frame: FrameType | None) -> None:
-            def shut_down() -> None:
-                if callable(previous):
-                    previous(number, frame)
-                else:
-                    raise SystemExit(0)
-
-            if self.draining:  # asked twice: somebody is in a hurry
-                shut_down()
-                return
-            self.draining = True
-            loop.call_soon_threadsafe(self._begin, loop, shut_down)
+            # A signal to the whole process group comes a second time from the parent process; once is enough.
+            if not self.draining:
+                self.draining = True
+                loop.call_soon_threadsafe(self._begin, loop, lambda: previous(number, frame))
 
         signal.signal(signal.SIGTERM, begin)
 

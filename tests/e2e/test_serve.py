@@ -1,0 +1,287 @@
+"""`bentoml serve`, the real process, and the clients that people use with it. Models are fake; nothing else is."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import bentoml
+import httpx
+import openai
+import pytest
+from bentoml.exceptions import BentoMLException
+
+from runtime.backends.fake import TALE
+from tests.e2e.serving_process import ROOT, Server, metric, publish, serve
+
+pytestmark = pytest.mark.e2e
+KEY = "e2e-key"
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+PAIR = {"pairs": [{"text_a": "a b", "text_b": "B a"}]}
+SLOW_PAIR = {"model": "slow-matching", **PAIR}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the module: fast and slow models of both kinds, a key, a small queue."""
+    home = tmp_path_factory.mktemp("home")
+    publish(home, "matching", "matching")
+    publish(home, "slow-matching", "matching", latency_s=0.1)
+    publish(home, "stories", "generation")
+    publish(home, "slow-generation", "generation", latency_s=0.02)
+    settings = {
+        "SLUICE_MATCHING_MODEL": "matching,slow-matching",
+        "SLUICE_GENERATION_MODEL": "stories,slow-generation",
+        "SLUICE_QUEUE_ITEMS": "8",
+        "SLUICE_BATCH_ITEMS": "1",
+        "SLUICE_THREADS": "1",
+        "SLUICE_MAX_BODY_BYTES": "100000",
+    }
+    with serve(home, api_key=KEY, **settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, headers=HEADERS, timeout=30) as client:
+        yield client
+
+
+def eventually(holds: Callable[[], bool], within_s: float = 10) -> None:
+    """Wait until `holds`; the server learns of a closed connection a moment later."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to hold"
+        time.sleep(0.05)
+
+
+# ---------------------------------------------------------------- the contract over a socket
+
+
+def test_the_routes_answer(http: httpx.Client) -> None:
+    reply = http.post("/v1/match", json=PAIR, headers={"X-Request-ID": "mine"})
+    assert reply.json()["results"][0]["match"] is True
+    assert reply.headers["x-request-id"] == "mine"
+    assert reply.headers["server-timing"].startswith("total;dur=")
+    reply = http.post("/v1/rerank", json={"query": "a b", "documents": ["x", "a b"]})
+    assert [result["index"] for result in reply.json()["results"]] == [1, 0]
+    assert http.get("/v1/models/stories").json()["tag"] == "stories:v1"
+    for path in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/"):
+        assert httpx.get(f"{http.base_url}{path}").status_code == 200
+    assert httpx.head(f"{http.base_url}/").content == b""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status"),
+    [
+        ("GET", "/nope", b"", 404),
+        ("GET", "/healthz", b"", 404),
+        ("GET", "/docs.json", b"", 404),
+        ("GET", "/static_content/index.css", b"", 404),
+        ("PUT", "/v1/match", b"{}", 405),
+        ("OPTIONS", "/", b"", 405),
+        ("POST", "/v1/match", b"{", 400),
+        ("POST", "/v1/match", b'{"pairs": [], "x": 1}', 400),
+        ("POST", "/v1/match", b'{"pairs": [{"text_a": "\\ud800", "text_b": ""}]}', 400),
+        ("POST", "/v1/match", b'{"pairs": [{"text_a": "' + b"a" * 200_000 + b'", "text_b": ""}]}', 413),
+    ],
+)
+def test_whatever_goes_wrong_has_one_body(
+    http: httpx.Client, method: str, path: str, content: bytes, status: int
+) -> None:
+    reply = http.request(method, path, content=content)
+    assert reply.status_code == status
+    error = reply.json()["error"]
+    assert set(error) == {"type", "code", "message", "param", "retryable", "request_id"}
+    assert error["request_id"] == reply.headers["x-request-id"]
+
+
+def test_a_chunked_body_is_limited_too(http: httpx.Client) -> None:
+    reply = http.post("/v1/match", content=(b"x" * 50_000 for _ in range(5)))
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "limit_exceeded")
+    assert http.post("/v1/match", json=PAIR).status_code == 200
+
+
+def test_a_key_is_needed(server: Server) -> None:
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        for path in ("/v1/match", "/bentoml/match"):
+            reply = httpx.post(f"{server.url}{path}", json=PAIR, headers=headers)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (401, "unauthorized")
+
+
+def test_tokens_come_one_by_one(http: httpx.Client) -> None:
+    body = {"model": "slow-generation", "prompt": "x", "max_tokens": 10, "stream": True}
+    arrivals: list[float] = []
+    with http.stream("POST", "/v1/completions", json=body) as reply:
+        for line in reply.iter_lines():
+            arrivals += [time.monotonic()] * line.startswith("data: {")
+    gaps = [later - earlier for earlier, later in pairwise(arrivals)]
+    # 20 ms a step: if they had been held back, they would have come together.
+    assert len(arrivals) == 11
+    assert sum(gap > 0.01 for gap in gaps) >= 8
+
+
+# ---------------------------------------------------------------- clients
+
+
+@pytest.fixture(scope="module")
+def ai(server: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
+
+
+def test_openai_client(ai: openai.OpenAI) -> None:
+    assert [model.id for model in ai.models.list()] == ["matching", "slow-matching", "stories", "slow-generation"]
+    whole = ai.completions.create(model="stories", prompt="x", max_tokens=20, temperature=0, stop=["no"])
+    assert whole.choices[0].text == TALE[1:21]
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 20
+    options = {"include_usage": True}
+    chunks = list(
+        ai.completions.create(model="stories", prompt="x", max_tokens=20, stream=True, stream_options=options)  # type: ignore[call-overload]
+    )
+    assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == TALE[1:21]
+    assert chunks[-2].choices[0].finish_reason == "length"
+    assert chunks[-1].usage.total_tokens == 21
+
+
+def test_openai_client_understands_our_errors(ai: openai.OpenAI, server: Server) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        ai.completions.create(model="nope", prompt="x")
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as refused:
+        ai.completions.create(model="stories", prompt="x", n=2)
+    assert refused.value.param == "n"
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0).models.list()
+    slow = ai.completions.create(
+        model="slow-generation",
+        prompt="x",
+        max_tokens=200,
+        stream=True,
+        extra_headers={"X-Request-Deadline-Ms": "300"},
+    )
+    with pytest.raises(openai.APIError, match="deadline"):
+        list(slow)
+
+
+def test_bentoml_client(server: Server) -> None:
+    with bentoml.SyncHTTPClient(server.url, token=KEY) as client:
+        answer = client.match(pairs=PAIR["pairs"], threshold=0.5)
+        assert answer["results"][0]["match"] is True
+        answer = client.rerank(query="a b", documents=["x", "a b"], top_n=1)
+        assert [result["index"] for result in answer["results"]] == [1]
+        assert "".join(client.generate(prompt="x", max_tokens=20)) == TALE[1:21]
+        with pytest.raises(BentoMLException, match="model 'nope'") as missing:
+            client.match(pairs=PAIR["pairs"], model="nope")
+        assert missing.value.error_code == 404
+
+
+# ---------------------------------------------------------------- too much, too late, gone
+
+
+def test_a_flood_is_shed_with_retry_after_and_leaves_no_trace(http: httpx.Client) -> None:
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        replies = list(pool.map(lambda _: http.post("/v1/match", json=SLOW_PAIR), range(48)))
+    statuses = {reply.status_code for reply in replies}
+    assert statuses == {200, 429}
+    for reply in replies:
+        if reply.status_code == 429:
+            assert int(reply.headers["retry-after"]) >= 1
+            assert reply.json()["error"]["retryable"] is True
+    assert http.post("/v1/match", json=PAIR).status_code == 200
+
+
+def running(http: httpx.Client) -> float:
+    return metric(http.get("/metrics").text, 'sluice_running_items{model="slow-generation"}')
+
+
+def cancelled(http: httpx.Client) -> float:
+    return metric(http.get("/metrics").text, 'sluice_cancelled_total{model="slow-generation",stage="running"}')
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_closed_connection_frees_the_slot(server: Server, http: httpx.Client, stream: bool) -> None:
+    before = cancelled(http)
+    body = json.dumps({"model": "slow-generation", "prompt": "x", "max_tokens": 250, "stream": stream}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        eventually(lambda: running(http) == 1)
+    # The whole text would take 5 s.
+    eventually(lambda: running(http) == 0 and cancelled(http) == before + 1, within_s=3)
+
+
+def test_a_killed_client_frees_the_slot(server: Server, http: httpx.Client) -> None:
+    before = cancelled(http)
+    code = (
+        "import openai, sys\n"
+        f"ai = openai.OpenAI(base_url='{server.url}/v1', api_key='{KEY}')\n"
+        "for _ in ai.completions.create(model='slow-generation', prompt='x', max_tokens=250, stream=True):\n"
+        "    print(flush=True)\n"
+    )
+    client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert client.stdout is not None
+    client.stdout.readline()
+    client.send_signal(signal.SIGKILL)
+    client.wait()
+    eventually(lambda: running(http) == 0 and cancelled(http) == before + 1, within_s=3)
+
+
+def test_a_bentoml_client_that_leaves_ends_its_work(server: Server, http: httpx.Client) -> None:
+    with (
+        httpx.Client(base_url=server.url, headers=HEADERS) as leaving,
+        pytest.raises(httpx.ReadTimeout),
+    ):
+        leaving.post("/bentoml/match", json={"pairs": PAIR["pairs"] * 8, "model": "slow-matching"}, timeout=0.2)
+    name = 'sluice_requests_total{model="slow-matching",route="/bentoml/match",status="499"}'
+    eventually(lambda: metric(http.get("/metrics").text, name) == 1, within_s=3)
+    # All eight would take 0.8 s.
+    queued = 'sluice_queued_items{model="slow-matching"}'
+    eventually(lambda: metric(http.get("/metrics").text, queued) == 0, within_s=0.3)
+
+
+# ---------------------------------------------------------------- what the process is
+
+
+def test_neither_torch_nor_transformers_is_in_the_process(server: Server) -> None:
+    workers = server.workers()
+    assert workers
+    for process in workers:
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+        assert "tokenizers" in maps  # the check looks at the right process
+        for library in ("libtorch", "/torch/", "/transformers/", "/onnx/"):
+            assert library not in maps
+    code = "import service, sys; print({'torch', 'transformers', 'onnx', 'training', 'models'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_log_has_a_json_line_a_request(server: Server, http: httpx.Client) -> None:
+    http.post("/v1/match", json=PAIR, headers={"X-Request-ID": "look-for-me"})
+    eventually(lambda: "look-for-me" in server.output())
+    (line,) = [json.loads(text) for text in server.output().splitlines() if '"look-for-me"' in text]
+    assert (line["route"], line["status"], line["model"]) == ("/v1/match", 200, "matching:v1")
+    assert KEY not in server.output()
+
+
+def test_a_store_without_models_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="exit code 1") as refused, serve(tmp_path):
+        pass
+    assert "make demo" in str(refused.value)
+    assert "Traceback" not in str(refused.value)
+
+
+def test_a_damaged_artifact_stops_the_start(tmp_path: Path) -> None:
+    publish(tmp_path, "matching", "matching")
+    (tmp_path / "models/matching/v1/fake.json").write_text("{}")
+    with pytest.raises(RuntimeError, match=r"altered: fake\.json") as refused, serve(tmp_path):
+        pass
+    assert "exit code 1" in str(refused.value)
