@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.raw import Raw, cores
+from benchmarks.table import bench_table
 from demo.commands import StepFailed, free_port, server
 from demo.table import cpu_name
 from runtime.backends.onnx import OnnxMatching
@@ -95,16 +96,6 @@ def report(measured: dict[str, Any], tag: str, options: argparse.Namespace) -> d
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """Figures in rows, with the ratio of each throughput to the raw limit of the served artifact."""
-    limit = result["figures"]["raw int8 pairs/s"]["median"]
-    lines = [f"{'':<34}{'median':>9}{'min':>9}{'max':>9}{'of raw':>9}"]
-    for name, figure in result["figures"].items():
-        ratio = f"{figure['median'] / limit:>9.2f}" if name.endswith("pairs/s") else ""
-        lines.append(f"{name:<34}{figure['median']:>9.1f}{figure['min']:>9.1f}{figure['max']:>9.1f}{ratio}")
-    return "\n".join(lines)
-
-
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 measured, 1 something that is needed is missing or requests failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -135,7 +126,7 @@ def main(arguments: list[str]) -> int:
         return 1
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(table(result))
+    print(bench_table(result))
     print(f"\n{result['failures']} failed requests. Written to {options.out}")
     return 1 if result["failures"] else 0
 

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from batch.job import Job
+from benchmarks.readme import filled
 
 pytestmark = pytest.mark.unit
 DOCS = Path(__file__).parents[2] / "docs"
@@ -34,3 +35,16 @@ def documented(document: str) -> set[str]:
 
 def test_the_job_table_is_whole() -> None:
     assert documented("batch.md") == keys(Job)
+
+
+def test_the_readmes_figures_are_those_of_the_result_files() -> None:
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert readme == filled(readme), "run `python -m benchmarks.readme`"
+    assert "```\n<!-- demo:end -->" in readme
+
+
+def test_every_file_that_the_documents_link_to_is_there() -> None:
+    for document in [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *DOCS.rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name} links to {target}"
