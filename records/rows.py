@@ -1,6 +1,7 @@
 """Rows out of CSV, TSV, JSONL and Parquet, one at a time; a row that cannot be read is an answer too, with its place.
 
 Nothing is dropped: every record of a file comes out as a Row or a BadRow. Blank lines between records are not records.
+Memory is bounded by MAX_LINE for text and by a row group for Parquet, however long the file.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import csv
 import gzip
 import io
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Any, AnyStr, BinaryIO, Literal
 
 from records.storage import StorageError, list_files, open_seekable, open_stream
 
@@ -29,6 +31,8 @@ ENDINGS: dict[str, Format] = {
 COMPRESSED = ".gz"
 PARQUET_BATCH_ROWS = 1024
 SHOWN_CHARACTERS = 500
+# Bytes (characters of UTF-16) of one line, and characters of one CSV field.
+MAX_LINE = 16 << 20
 
 
 class RowsError(StorageError):
@@ -60,15 +64,22 @@ def read_rows(url: str, *, encoding: str = "utf-8-sig", format: Format | None = 
     `encoding` is of the text formats; a UTF-8 or UTF-16 byte-order mark is honoured in any case. `format` overrides
     the file's ending. Raises StorageError, and RowsError for a file that cannot be read at all.
     """
-    try:
-        codecs.lookup(encoding)
-    except LookupError:
-        raise RowsError(f"encoding {encoding!r} is not known to Python.") from None
+    check_encoding(encoding)
     files = list_files(url)
     if not files:
         raise RowsError(f"{url}: there is nothing there to read.")
     for file in files:
         yield from read_file(file, encoding=encoding, format=format)
+
+
+def check_encoding(encoding: str) -> None:
+    """Raises RowsError for what is no encoding of text."""
+    try:
+        "".encode(encoding)
+    except LookupError:
+        raise RowsError(
+            f"encoding {encoding!r} is not known to Python; try utf-8, utf-16, cp1252 or gb18030."
+        ) from None
 
 
 def read_file(file: str, *, encoding: str = "utf-8-sig", format: Format | None = None) -> Iterator[Row | BadRow]:
@@ -95,8 +106,14 @@ _DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 # ---------------------------------------------------------------- text
 
-# A physical line: its text, in which bytes that do not decode are lone surrogates.
-Lines = Iterator[str]
+
+class _Line(str):
+    """A physical line, in which bytes that do not decode are lone surrogates. `cut`: it was longer than allowed."""
+
+    cut = False
+
+
+Lines = Iterator[_Line]
 
 
 @contextmanager
@@ -110,6 +127,7 @@ def _text_lines(file: str, encoding: str) -> Iterator[Lines]:
 def _decoded(file: str, stream: BinaryIO, encoding: str) -> Lines:
     # Lines are cut as bytes and decoded one by one, so that a byte that does not decode spoils its own row alone.
     # That is right for every encoding in which b"\n" is a newline; UTF-16 and UTF-32 go through a text stream.
+    number = 0
     try:
         buffered = io.BufferedReader(stream)  # type: ignore[type-var]
         start = buffered.peek(4)[:4]
@@ -118,37 +136,71 @@ def _decoded(file: str, stream: BinaryIO, encoding: str) -> Lines:
         elif start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             encoding = "utf-16"
         elif start.startswith(codecs.BOM_UTF8):
-            buffered.read(len(codecs.BOM_UTF8))
-        if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
-            yield from io.TextIOWrapper(buffered, encoding, newline="\n")
+            encoding = "utf-8-sig"
+        name = codecs.lookup(encoding).name
+        if name.startswith(("utf-16", "utf-32")):
+            wide = io.TextIOWrapper(buffered, encoding, newline="\n")
+            for text, cut in _bounded(wide.readline, "\n"):
+                number += 1
+                yield _line(text, cut)
             return
-        codec = "utf-8" if codecs.lookup(encoding).name == "utf-8-sig" else encoding
-        for line in buffered:
-            yield line.decode(codec, "surrogateescape")
+        codec = "utf-8" if name == "utf-8-sig" else encoding
+        if start.startswith(codecs.BOM_UTF8):
+            buffered.read(len(codecs.BOM_UTF8))
+        for data, cut in _bounded(buffered.readline, b"\n"):
+            number += 1
+            yield _line(data.decode(codec, "surrogateescape"), cut)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise RowsError(f"{file}: the compressed data is damaged: {error}.") from None
+        raise RowsError(f"{file}: the compressed data is damaged after line {number}: {error}.") from None
     except UnicodeDecodeError as error:
-        raise RowsError(f"{file}: byte {error.start} is not {encoding}: {error.reason}.") from None
+        raise RowsError(f"{file}: not {encoding} somewhere after line {number}: {error.reason}.") from None
 
 
-def _undecodable(text: str) -> str | None:
-    """Says which byte did not decode, if one did not."""
-    place = next((at for at, character in enumerate(text) if "\udc80" <= character <= "\udcff"), None)
-    return None if place is None else f"byte 0x{ord(text[place]) - 0xDC00:02x} after {place} characters does not decode"
+def _bounded(readline: Callable[[int], AnyStr], newline: AnyStr) -> Iterator[tuple[AnyStr, bool]]:
+    """(line, whether it was cut): a line longer than MAX_LINE loses its rest, so that memory stays bounded."""
+    while line := readline(MAX_LINE):
+        cut = len(line) == MAX_LINE and not line.endswith(newline)
+        rest = line if cut else newline
+        while rest and not rest.endswith(newline):
+            rest = readline(MAX_LINE)
+        yield line, cut
+
+
+def _line(text: str, cut: bool) -> _Line:
+    line = _Line(text)
+    if cut:
+        line.cut = True
+    return line
+
+
+def _fault(line: _Line) -> str | None:
+    """What is wrong with a physical line, whatever the format."""
+    if line.cut:
+        return f"the line is longer than {MAX_LINE >> 20} MiB"
+    if not line.isascii():
+        place = next((at for at, character in enumerate(line) if "\udc80" <= character <= "\udcff"), None)
+        if place is not None:
+            return (
+                f"byte 0x{ord(line[place]) - 0xDC00:02x} after {place} characters does not decode; check the encoding"
+            )
+    return "it holds a NUL character; is the file UTF-16?" if "\0" in line else None
 
 
 def _shown(text: str) -> str:
     return text[:SHOWN_CHARACTERS].encode("utf-8", "backslashreplace").decode()
 
 
+# ---------------------------------------------------------------- JSONL
+
+
 def _read_jsonl(file: str, lines: Lines) -> Iterator[Row | BadRow]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        reason = _undecodable(line)
+        reason = _fault(line)
         if reason is None:
             try:
-                values = json.loads(line, object_pairs_hook=_object, parse_constant=_no_constant)
+                values = json.loads(line, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_number)
             except json.JSONDecodeError as error:
                 reason = f"not JSON: {error.msg} at column {error.colno}"
             except (ValueError, RecursionError) as error:
@@ -169,68 +221,106 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _no_constant(name: str) -> Any:
+def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON value")
 
 
-class _Counted:
-    """Lines as csv.reader takes them, remembering the ones that the current record used."""
+def _number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is out of range")
+    return number
+
+
+# ---------------------------------------------------------------- CSV, TSV
+
+
+class _Source:
+    """Lines as csv.reader takes them, remembering those of the current record so that they can be given back."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
-        self.count = 0
-        self.record: list[str] = []
+        self._returned: list[_Line] = []
+        self.number = 0  # of the last line handed out
+        self.record: list[_Line] = []
 
-    def __iter__(self) -> _Counted:
+    def __iter__(self) -> _Source:
         return self
 
     def __next__(self) -> str:
-        line = next(self._lines)
-        self.count += 1
+        line = self._returned.pop() if self._returned else next(self._lines)
+        self.number += 1
         self.record.append(line)
         return line
 
+    def give_back(self) -> None:
+        """All lines of the record but its first stand before the reader again."""
+        rest = self.record[1:]
+        self._returned += reversed(rest)
+        self.number -= len(rest)
+        del self.record[1:]
 
-def _read_csv(file: str, lines: Lines, delimiter: str) -> Iterator[Row | BadRow]:
-    source = _Counted(lines)
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """One record of a CSV file: its fields, or what is wrong with it."""
+
+    line: int
+    fields: list[str]
+    fault: str | None
+    raw: str
+
+
+def _records(lines: Lines, delimiter: str) -> Iterator[_Record]:
+    csv.field_size_limit(MAX_LINE)  # of the whole process; Python's own, 128 KiB, is too little for documents
+    source = _Source(lines)
     reader = csv.reader(source, delimiter=delimiter, strict=True)
-
-    def record() -> tuple[int, list[str] | str] | None:
-        """(first line, fields or what is wrong); None at the end."""
+    while True:
         source.record.clear()
-        first = source.count + 1
+        first = source.number + 1
+        fields: list[str] = []
+        fault = None
         try:
             fields = next(reader)
         except StopIteration:
-            return None
+            return
         except csv.Error as error:
-            return first, f"not {'TSV' if delimiter == chr(9) else 'CSV'}: {error}"
-        return first, _undecodable("".join(source.record)) or fields
-
-    header = _header(file, record)
-    while (found := record()) is not None:
-        line, fields = found
-        if fields == []:
-            continue
-        if isinstance(fields, list) and len(fields) == len(header):
-            yield Row(file, line, dict(zip(header, fields, strict=True)))
-            continue
-        reason = fields if isinstance(fields, str) else f"{len(fields)} fields, the header has {len(header)}"
-        yield BadRow(file, line, reason, _shown("".join(source.record).rstrip("\r\n")))
+            fault = f"not {'TSV' if delimiter == chr(9) else 'CSV'}: {str(error).partition(' - ')[0]}"
+            if len(source.record) > 1:
+                # A quote that is closed too late, or never, would take all rows up to there with it.
+                fault += f", in a field that would reach from line {first} to {source.number}"
+                source.give_back()
+        fault = next(filter(None, map(_fault, source.record)), fault)
+        if fields or fault:
+            yield _Record(first, fields, fault, _shown("".join(source.record).rstrip("\r\n")))
 
 
-def _header(file: str, record: Callable[[], tuple[int, list[str] | str] | None]) -> list[str]:
-    while (found := record()) is not None and found[1] == []:
-        pass
-    if found is None:
+def _read_csv(file: str, lines: Lines, delimiter: str) -> Iterator[Row | BadRow]:
+    records = _records(lines, delimiter)
+    header = _header(file, next(records, None))
+    for record in records:
+        fault = record.fault
+        if fault is None and len(record.fields) != len(header):
+            fault = f"{len(record.fields)} fields, the header has {len(header)}"
+        if fault is None:
+            yield Row(file, record.line, dict(zip(header, record.fields, strict=True)))
+        else:
+            yield BadRow(file, record.line, fault, record.raw)
+
+
+def _header(file: str, record: _Record | None) -> list[str]:
+    if record is None:
         raise RowsError(f"{file} is empty: a header line with the column names is needed.")
-    line, fields = found
-    if isinstance(fields, str):
-        raise RowsError(f"{file}:{line}: the header cannot be read: {fields}.")
-    twice = next((name for name in fields if fields.count(name) > 1), None)
+    if record.fault:
+        raise RowsError(f"{file}:{record.line}: the header cannot be read: {record.fault}.")
+    _check_names(f"{file}:{record.line}", record.fields)
+    return record.fields
+
+
+def _check_names(place: str, names: Sequence[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise RowsError(f"{file}:{line}: the column {twice!r} stands twice in the header.")
-    return fields
+        raise RowsError(f"{place}: the column {twice!r} stands twice in the header.")
 
 
 # ---------------------------------------------------------------- Parquet
@@ -243,7 +333,9 @@ def _read_parquet(file: str) -> Iterator[Row]:
     with open_seekable(file) as stream:
         number = 0
         try:
-            for batch in parquet.ParquetFile(stream).iter_batches(PARQUET_BATCH_ROWS):
+            source = parquet.ParquetFile(stream)
+            _check_names(file, source.schema_arrow.names)
+            for batch in source.iter_batches(PARQUET_BATCH_ROWS):
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(file, number, values)

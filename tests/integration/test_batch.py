@@ -21,7 +21,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from records import storage
+from records import s3 as records_s3
 from runtime.backends.fake import write_fake_artifact
 
 pytestmark = pytest.mark.integration
@@ -39,16 +39,16 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An empty pair of buckets; `records.storage` in this process looks there too."""
+    """An empty pair of buckets; `records` in this process looks there too."""
     for name, value in environ_of(endpoint).items():
         monkeypatch.setenv(name, value)
-    storage._client.cache_clear()
+    records_s3.client.cache_clear()
     urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
     client = boto3.client("s3", endpoint_url=endpoint)
     for bucket in ("data-in", "data-out"):
         client.create_bucket(Bucket=bucket)
     yield client
-    storage._client.cache_clear()
+    records_s3.client.cache_clear()
 
 
 def environ_of(endpoint: str) -> dict[str, str]:

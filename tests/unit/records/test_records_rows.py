@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from records.rows import BadRow, Row, RowsError, read_rows
+from records.rows import MAX_LINE, BadRow, Row, RowsError, read_rows
 from records.storage import StorageError
 
 pytestmark = pytest.mark.unit
@@ -103,7 +103,9 @@ def test_gzip_is_read_and_damage_to_it_named(tmp_path: Path) -> None:
         (b'{"a": 1, "a": 2}', "the key 'a' stands twice"),
         (b'{"a": NaN}', "NaN is not a JSON value"),
         (b'{"a": "\xff"}', "byte 0xff after 7 characters does not decode"),
-        (b"\0", "not JSON"),
+        (b'{"a": 1e999}', "1e999 is out of range"),
+        (b"{\0}", "it holds a NUL character"),
+        (b'{"a": "' + b"x" * MAX_LINE + b'"}', "the line is longer than 16 MiB"),
         (b"[" * 100_000, "not JSON"),
     ],
 )
@@ -124,7 +126,8 @@ def test_a_bad_jsonl_line_is_named_and_its_neighbours_are_read(tmp_path: Path, l
         (b"1,2,3", "3 fields, the header has 2"),
         (b"1,\xff", "byte 0xff after 2 characters does not decode"),
         (b'1,"2"x', "not CSV"),
-        (b"1," + b"x" * 200_000, "not CSV: field larger than field limit"),
+        (b"1,\0", "it holds a NUL character"),
+        (b"1," + b"x" * MAX_LINE, "the line is longer than 16 MiB"),
     ],
 )
 def test_a_bad_csv_line_is_named_and_its_neighbours_are_read(tmp_path: Path, line: bytes, reason: str) -> None:
@@ -136,16 +139,44 @@ def test_a_bad_csv_line_is_named_and_its_neighbours_are_read(tmp_path: Path, lin
     assert [row.values["a"] for row in (first, last) if isinstance(row, Row)] == ["1", "3"]
 
 
-def test_a_quote_that_never_closes_is_one_bad_row_at_its_beginning(tmp_path: Path) -> None:
-    found = lines(put(tmp_path, "x.csv", 'a,b\n1,2\n3,"4\n5,6\n'))
-    assert found[0] == (2, {"a": "1", "b": "2"})
-    assert found[1] == (3, "BAD not CSV: unexpected end of data")
+def test_a_quote_that_is_never_closed_takes_no_other_row_with_it(tmp_path: Path) -> None:
+    found = lines(put(tmp_path, "x.csv", 'a,b\n1,2\n3,"4\n5,6\n7,"8\n9,10\n'))
+    assert [line for line, _ in found] == [2, 3, 4, 5, 6]
+    assert found[1] == (3, "BAD not CSV: ',' expected after '\"', in a field that would reach from line 3 to 5")
+    assert found[3] == (5, "BAD not CSV: unexpected end of data, in a field that would reach from line 5 to 6")
+    assert [values for _, values in found[::2]] == [{"a": n, "b": str(int(n) + 1)} for n in ("1", "5", "9")]
+
+
+def test_long_fields_are_read(tmp_path: Path) -> None:
+    text = "x" * 1_000_000
+    assert lines(put(tmp_path, "x.csv", f"a,b\n1,{text}\n")) == [(2, {"a": "1", "b": text})]
+
+
+# A character that opens, closes or ends something, or does not decode, at any place.
+@given(st.lists(st.sampled_from([b'"', b",", b"\n", b"\r\n", b"x", b"\xff", b"\0"]), max_size=30))
+def test_no_line_of_a_damaged_csv_vanishes(pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    with tempfile.TemporaryDirectory() as folder:
+        url = put(Path(folder), "x.csv", b"a,b\n" + data)
+        found = list(read_rows(url))
+    beginnings = [row.line for row in found]
+    assert beginnings == sorted(set(beginnings))
+    # Each line that is not blank begins a record, or lies in a quoted field of the one before it.
+    physical = data.split(b"\n")
+    for number, line in enumerate(physical, 2):
+        if line.strip() and number not in beginnings:
+            owner = max(begun for begun in beginnings if begun < number)
+            row = next(row for row in found if row.line == owner)
+            text = "".join(map(str, row.values.values())) if isinstance(row, Row) else row.raw
+            assert "\n" in text, (number, line)
 
 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
         ("x.csv", "", r"x\.csv is empty: a header line"),
+        ("x.csv", "a,b\0\n1,2\n", r"x\.csv:1: the header cannot be read: it holds a NUL"),
+        ("x.csv", 'a,"b\n1,2\n', r"x\.csv:1: the header cannot be read: not CSV"),
         ("x.csv", "a,a\n1,2\n", r"x\.csv:1: the column 'a' stands twice"),
         ("x.json", "[]", r"x\.json: unknown ending; known are \.csv"),
         ("x.parquet", "not parquet", r"x\.parquet: not readable as Parquet after row 0"),
@@ -155,6 +186,18 @@ def test_a_quote_that_never_closes_is_one_bad_row_at_its_beginning(tmp_path: Pat
 def test_a_file_that_cannot_be_read_as_rows_is_named(tmp_path: Path, name: str, data: str, message: str) -> None:
     with pytest.raises(RowsError, match=message):
         lines(put(tmp_path, name, data))
+
+
+def test_utf16_that_breaks_off_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RowsError, match=r"x\.csv: not utf-16 somewhere after line 2"):
+        lines(put(tmp_path, "x.csv", "a\n你\n".encode("utf-16") + b"\x00"))
+
+
+def test_parquet_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+    table = pyarrow.table([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"])
+    parquet.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(RowsError, match="the column 'a' stands twice"):
+        lines(str(tmp_path / "x.parquet"))
 
 
 def test_a_folder_is_its_files_in_order_without_hidden_ones(tmp_path: Path) -> None:
