@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM
 
 from records.document import DocumentError, read_document
 from runtime.contract import Pair, PairResult, Sampling, Token
-from runtime.errors import SluiceError
+from runtime.errors import InvalidInput, SluiceError
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
-from runtime.manifest import Manifest, Parity, Step, read_manifest, write_manifest
+from runtime.manifest import MANIFEST_FILE, Manifest, Parity, Step, read_manifest, write_manifest
 from runtime.matching import MatchingEngine
 from runtime.text import load_tokenizer
 from training.causal_graph import write_causal_graph
@@ -92,6 +92,10 @@ def quantize_int8(source: Path, target: Path, probe: Probe, tolerance: float) ->
 def compress_recipe(recipe: Recipe, probe: Probe, log: Callable[[str], None]) -> dict[str, Path]:
     """Run the recipe's steps on its checkpoint; returns precision -> artifact directory."""
     fp32, int8 = recipe.run / "fp32", recipe.run / "int8"
+    if not (recipe.run / "checkpoint" / MANIFEST_FILE).is_file():
+        raise InvalidInput(
+            f"{recipe.run} has no checkpoint yet; run `python -m training train` with this recipe first."
+        )
     log(f"export {recipe.run / 'checkpoint'} -> {fp32}")
     manifest = export_fp32(recipe.run / "checkpoint", fp32, probe, recipe.compress.fp32_tolerance)
     log(describe(manifest))
