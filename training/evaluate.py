@@ -163,7 +163,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--recipe", type=Path, help="says where an artifact's data is; else its run does")
     parser.add_argument("--split", choices=("train", "valid", "test"), default="test", help="default: test")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         recipe, directories = _subjects(options.what, options.recipe, options.overrides)
         splits = load_splits(recipe)

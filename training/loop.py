@@ -112,6 +112,8 @@ def train_loop(task: Task, settings: Train, seed: int, folder: Path, report: Pro
     trainer = PlannedTrainer(task, settings, seed, arguments)
     trainer.add_callback(report)
     newest = newest_checkpoint(folder)
+    if newest:
+        _relocate_best(newest)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     return {
         "step": _step(Path(trainer.state.best_model_checkpoint)),
@@ -136,6 +138,16 @@ def checkpoint_step(folder: Path) -> int:
     """The step that a run in `folder` would continue after; 0 where it would begin."""
     newest = newest_checkpoint(folder)
     return _step(newest) if newest else 0
+
+
+def _relocate_best(checkpoint: Path) -> None:
+    """Point the checkpoint to the best one beside it: Trainer notes the full path, and run folders are moved."""
+    path = checkpoint / STATE_FILE
+    state = json.loads(path.read_text(encoding="utf-8"))
+    state["best_model_checkpoint"] = str(checkpoint.with_name(Path(state["best_model_checkpoint"]).name))
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _step(path: Path) -> int:

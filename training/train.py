@@ -270,7 +270,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("config", type=Path, help="recipe (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace settings of the recipe")
     parser.add_argument("--fresh", action="store_true", help="throw away what the run folder has and start over")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         recipe = read_document(options.config, Recipe, options.overrides)
     except DocumentError as error:

@@ -76,9 +76,7 @@ def test_a_line_that_is_no_json_is_a_bad_row_too(tmp_path: Path) -> None:
     urls = [str(write_jsonl(tmp_path / f"{n}.jsonl", pair_rows(20, n))) for n in range(3)]
     with (tmp_path / "0.jsonl").open("a") as stream:
         stream.write('{"text_a": \n')
-    splits = load_pairs(
-        PairData(train=urls[0], valid=urls[1], test=urls[2], bad_rows="reject", max_reject_share=0.05)
-    )
+    splits = load_pairs(PairData(train=urls[0], valid=urls[1], test=urls[2], bad_rows="reject", max_reject_share=0.05))
     (_, reject) = splits.rejects[0]
     assert reject.row == {"raw": '{"text_a": '}
     assert reject.reason == "unreadable row"

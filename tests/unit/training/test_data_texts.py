@@ -57,12 +57,12 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_texts(TextData(train=str(path)))
     with pytest.raises(DataError, match="no encoding"):
         load_texts(TextData(train=str(path), encoding="klingon"))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="has no files"):
-        (tmp_path / "empty").mkdir()
         load_texts(TextData(train=str(tmp_path / "empty")))
+    (tmp_path / "blank.txt").write_text("\n")
     with pytest.raises(DataError, match="has no text"):
-        (tmp_path / "blank.txt").write_text("\n")
         load_texts(TextData(train=str(tmp_path / "blank.txt")))
+    (tmp_path / "short.txt").write_text("abc")
     with pytest.raises(DataError, match="too few"):
-        (tmp_path / "short.txt").write_text("abc")
         load_texts(TextData(train=str(tmp_path / "short.txt")))

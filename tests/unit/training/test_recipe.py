@@ -1,0 +1,120 @@
+"""The recipe: what it refuses, its defaults, the recipes that ship, and the page that describes it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from records.document import DocumentError, check_document, read_document
+from training.recipe import CausalLM, Columns, Compress, CrossEncoder, PairData, Recipe, TextData, Train
+
+pytestmark = pytest.mark.unit
+ROOT = Path(__file__).parents[3]
+RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
+MATCHING: dict[str, Any] = {
+    "name": "m",
+    "model": {"kind": "matching"},
+    "data": {"train": "a", "valid": "b", "test": "c"},
+}
+GENERATION: dict[str, Any] = {"name": "g", "model": {"kind": "generation"}, "data": {"train": "a"}}
+
+
+def test_the_defaults_are_the_full_recipe() -> None:
+    recipe = check_document(MATCHING, Recipe, "r")
+    assert (recipe.train.learning_rate, recipe.train.steps, recipe.train.warmup) == (5e-5, 10_000, 500)
+    assert isinstance(recipe.data, PairData)
+    assert (recipe.data.labels, recipe.data.positive, recipe.data.bad_rows) == (("0", "1"), "1", "fail")
+    assert isinstance(check_document(GENERATION, Recipe, "r").data, TextData)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data": {"trian": "a", "valid": "b", "test": "c"}}, "did you mean 'train'"),
+        ({"train": {"lerning_rate": 1}}, "did you mean 'learning_rate'"),
+        ({"model": {"kind": "matching", "architecture": "cross-encodr"}}, "did you mean 'cross-encoder'"),
+        ({"model": {"kind": "matching", "architecture": "gpt2"}}, "it is one for generation"),
+        ({"data": {"train": "a"}}, "valid"),
+        ({"data": MATCHING["data"] | {"labels": [False, True]}}, "quote the label"),
+        ({"data": MATCHING["data"] | {"labels": [0, 0]}}, "each must differ"),
+        ({"data": MATCHING["data"] | {"labels": ["no", "yes"]}}, "positive '1' is none of the labels no, yes"),
+        ({"data": MATCHING["data"] | {"kind": "generation"}}, "kind"),
+        ({"train": {"steps": 100, "warmup_steps": 100}}, "must be below steps"),
+        ({"name": "A b"}, "name"),
+    ],
+)
+def test_what_does_not_hold_is_named(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(DocumentError, match=message):
+        check_document(MATCHING | changed, Recipe, "r")
+
+
+def test_unquoted_numbers_are_labels() -> None:
+    data = MATCHING["data"] | {"labels": [0, 1, 2], "positive": 2}
+    recipe = check_document(MATCHING | {"data": data}, Recipe, "r")
+    assert isinstance(recipe.data, PairData)
+    assert (recipe.data.labels, recipe.data.positive) == (("0", "1", "2"), "2")
+
+
+def test_a_base_brings_its_shape_and_new_embeddings_are_trained() -> None:
+    base = {"kind": "generation", "base": "folder"}
+    assert check_document(GENERATION | {"model": base}, Recipe, "r").model.base == "folder"
+    with pytest.raises(DocumentError, match="hidden, layers: these come with the base"):
+        check_document(GENERATION | {"model": base | {"layers": 2, "hidden": 64}}, Recipe, "r")
+    with pytest.raises(DocumentError, match=r"freeze_embeddings needs model\.base"):
+        check_document(GENERATION | {"train": {"freeze_embeddings": True}}, Recipe, "r")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_that_ships_holds_and_opens_with_its_launch_command(path: Path) -> None:
+    recipe = read_document(path, Recipe)
+    text = path.read_text(encoding="utf-8")
+    assert f"python -m training train training/recipes/{path.name}" in text.split("\nname:")[0]
+    assert text.splitlines()[0].startswith("# ")
+    if path.stem.startswith("demo") or path.stem == "llama":
+        sources = [recipe.data.train, recipe.data.valid, recipe.data.test]
+        assert all((ROOT / source).is_file() for source in sources if source)
+
+
+def test_the_demo_recipes_have_the_names_that_others_rely_on() -> None:
+    names = {path.stem: read_document(path, Recipe).name for path in RECIPES}
+    assert (names["demo-matching"], names["demo-generation"]) == ("matching", "generation")
+    demo = read_document(ROOT / "training/recipes/demo-generation.yaml", Recipe).model
+    assert isinstance(demo, CausalLM)
+    assert demo.hidden // demo.heads % 16 == 0
+
+
+def _documented(section: str) -> dict[str, str]:
+    """key -> default, of the table below the heading that names `section`."""
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    part = re.split(rf"^### `{section}`.*$", page, flags=re.MULTILINE)[1].split("\n#")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", part, flags=re.MULTILINE)
+    return {key: default.strip("`") for key, default in rows}
+
+
+@pytest.mark.parametrize(
+    ("section", "model"),
+    [
+        ("(top)", Recipe),
+        ("model", CrossEncoder),
+        ("model", CausalLM),
+        ("data", PairData),
+        ("data", TextData),
+        ("data.columns", Columns),
+        ("train", Train),
+        ("compress", Compress),
+    ],
+)
+def test_the_reference_page_has_every_key_and_its_default(section: str, model: type[BaseModel]) -> None:
+    kind = {CrossEncoder: ", matching", PairData: ", matching", CausalLM: ", generation", TextData: ", generation"}
+    documented = _documented(re.escape(section) + kind.get(model, ""))  # type: ignore[arg-type]
+    fields = {name: field for name, field in model.model_fields.items() if name != "kind" or "model" in section}
+    assert list(documented) == list(fields)
+    for name, field in fields.items():
+        if not field.is_required() and not isinstance(field.get_default(call_default_factory=True), BaseModel):
+            default = field.get_default(call_default_factory=True)
+            shown = ", ".join(default) if isinstance(default, tuple) else str(default)
+            assert documented[name] in {shown, shown.lower(), "none" if default is None else shown}, name
