@@ -33,7 +33,7 @@ def draw_curves(entries: Sequence[Mapping[str, Any]], path: Path, title: str) ->
         axis.set_xlabel("step", fontsize=9)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
-        if len(lines) > 1:
+        if len(lines) > 1 and axis.lines:
             axis.legend(fontsize=8, frameon=False)
     axes[0][-1].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     figure.suptitle(title, fontsize=11)

@@ -91,7 +91,7 @@ def read_questions(path: Path) -> set[str]:
 
 
 def draw_pairs(by_intent: dict[str, list[str]], count: int, chance: random.Random) -> list[Pair]:
-    """`count` pairs: half of one intent (as many of each); half of two intents, most of these hard."""
+    """`count` pairs: half of one intent (about as many of each); half of two intents, most of these hard."""
     positives: list[Pair] = []
     share = count // 2 // len(by_intent) + 1
     for questions in by_intent.values():
