@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -40,7 +40,7 @@ def check_document(raw: Mapping[str, Any], model: type[M], source: str) -> M:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        problems = [_explain(problem, model) for problem in error.errors()]
+        problems = [_explain(problem, raw, model) for problem in error.errors()]
         raise DocumentError("\n".join(f"{source}: {problem}" for problem in problems)) from None
 
 
@@ -61,8 +61,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise DocumentError(f"{override!r}: the value is not YAML: {error}") from None
 
 
-def _explain(problem: Any, model: type[BaseModel]) -> str:
-    location = [str(part) for part in problem["loc"]]
+def _explain(problem: Any, raw: Mapping[str, Any], model: type[BaseModel]) -> str:
+    location = _written(raw, problem["loc"], missing=problem["type"] == "missing")
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         known = _keys_at(model, location[:-1])
@@ -71,7 +71,24 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
         return f"unknown key {key!r}; {hint}"
     value = problem.get("input")
     shown = "" if problem["type"] == "missing" or isinstance(value, dict) else f" (got {value!r})"
-    return f"{key or 'document'}: {problem['msg']}{shown}"
+    # pydantic puts this before what our own validators say.
+    return f"{key or 'document'}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _written(raw: Any, location: Sequence[str | int], missing: bool) -> list[str]:
+    """The place as the document has it: pydantic also names the union member that it took, which is no key there."""
+    names = []
+    node = raw
+    for index, part in enumerate(location):
+        if isinstance(node, Mapping):
+            is_missing_key = missing and index == len(location) - 1
+            if part not in node and not is_missing_key:
+                continue
+            node = node.get(part)
+        elif isinstance(node, list) and isinstance(part, int):
+            node = node[part]
+        names.append(str(part))
+    return names
 
 
 def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from records.document import DocumentError, read_document
+from records.document import DocumentError, check_document, read_document
 
 pytestmark = pytest.mark.unit
 
@@ -46,6 +47,41 @@ def test_all_problems_are_told_with_the_nearest_key(tmp_path: Path) -> None:
     assert any("unknown key 'train.learningrate'; did you mean 'learning_rate'?" in line for line in problems)
     assert any("unknown key 'parts.0.nmes'; did you mean 'names'?" in line for line in problems)
     assert any("steps: Field required" in line for line in problems)
+
+
+class Cat(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["cat"]
+    lives: int
+
+    @field_validator("lives")
+    @classmethod
+    def _nine(cls, value: int) -> int:
+        if value > 9:
+            raise ValueError("cats have nine")
+        return value
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+
+
+class House(BaseModel):
+    pet: Annotated[Cat | Dog, Field(discriminator="kind")]
+
+
+def test_a_place_is_named_as_the_document_has_it_also_in_a_union() -> None:
+    told = []
+    for pet in ({"lives": 10}, {}, {"lives": 3, "livs": 4}, {"lives": "many"}):
+        with pytest.raises(DocumentError) as caught:
+            check_document({"pet": {"kind": "cat", **pet}}, House, "x")
+        told.append(str(caught.value))
+    assert told[:3] == [
+        "x: pet.lives: cats have nine (got 10)",
+        "x: pet.lives: Field required",
+        "x: unknown key 'pet.livs'; did you mean 'lives'?",
+    ]
+    assert told[3].startswith("x: pet.lives: Input should be a valid integer")
 
 
 @pytest.mark.parametrize(
