@@ -168,7 +168,10 @@ class Recipe(_Section):
     def _data_follows_model(cls, raw: Any) -> Any:
         if not (isinstance(raw, dict) and isinstance(raw.get("model"), dict) and isinstance(raw.get("data"), dict)):
             return raw
-        return {**raw, "data": {"kind": raw["model"].get("kind"), **raw["data"]}}
+        kind = raw["model"].get("kind")
+        if kind not in registry.ARCHITECTURES:
+            raise ValueError(f"model.kind is {kind or 'missing'}; write {' or '.join(registry.ARCHITECTURES)}")
+        return {**raw, "data": {"kind": kind, **raw["data"]}}
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Recipe:
