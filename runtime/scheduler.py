@@ -1,8 +1,11 @@
 """The queue in front of a matching backend: bounded, length-sorted, deadline-aware, cancellable, poison-proof.
 
-One scheduler per engine, one thread per core. A free thread takes the oldest item and the items nearest to it in
-length, so an idle server adds no wait, a busy one fills its batches, and nobody is passed over by more than the items
-before it. It sees token counts and futures; it never sees text or logits.
+One scheduler per engine, one thread per core. A free thread takes an item and the items nearest to it in length, so an
+idle server adds no wait and a busy one fills its batches. Which item: every second batch is built around the oldest
+one, the others around the oldest of the request that has been served least. So a request of a thousand items gets at
+least half of the batches, and one of a single item does not wait behind it.
+
+It sees token counts and futures; it never sees text or logits.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ class Job:
         self.deadline = deadline
         self.submitted = time.monotonic()
         self.started: float | None = None
-        self.keys: list[tuple[int, int]] = []
+        self.waiting: dict[Key, None] = {}  # its queued items, oldest first
+        self.served_tokens = 0
         self._scheduler = scheduler
         self._results: list[PairResult | SluiceError | None] = [None] * len(items)
         self._open = len(items)
@@ -52,6 +56,9 @@ class Job:
             started = self.started or time.monotonic()
             done = [result for result in self._results if result is not None]
             self.future.set_result(JobResult(done, started - self.submitted, time.monotonic() - started))
+
+
+Key = tuple[int, int]  # (length in tokens, number of arrival)
 
 
 class _Item:
@@ -77,10 +84,12 @@ class Scheduler:
         self._limits = limits
         self._observer = observer
         self._changed = threading.Condition()
-        self._queue: OrderedDict[tuple[int, int], _Item] = OrderedDict()  # (length, number) -> item, oldest first
-        self._keys: list[tuple[int, int]] = []  # the same keys, ascending: shortest first
+        self._queue: OrderedDict[Key, _Item] = OrderedDict()  # oldest first
+        self._keys: list[Key] = []  # the same keys, ascending: shortest first
         self._lengths: list[int] = []  # their lengths, for `gather`
+        self._jobs: dict[Job, None] = {}  # those that have queued items, oldest first
         self._number = 0
+        self._oldest_is_next = True
         self._queued_tokens = 0
         self._running_items = 0
         self._running_tokens = 0
@@ -109,7 +118,11 @@ class Scheduler:
                 self._keys.insert(position, key)
                 self._lengths.insert(position, key[0])
                 self._queue[key] = _Item(job, index, encoded)
-                job.keys.append(key)
+                job.waiting[key] = None
+            if items:
+                self._jobs[job] = None
+            else:
+                job.future.set_result(JobResult([], 0.0, 0.0))
             self._queued_tokens += tokens
             self._changed.notify(len(items))
         return job
@@ -163,16 +176,20 @@ class Scheduler:
         return tokens / (self._tokens_per_s * len(self._workers)) if self._tokens_per_s else 0.0
 
     def _drop(self, job: Job) -> int:
-        queued = [key for key in job.keys if key in self._queue]
+        queued = list(job.waiting)
         for key in queued:
             self._remove(key)
         return len(queued)
 
-    def _remove(self, key: tuple[int, int]) -> _Item:
+    def _remove(self, key: Key) -> _Item:
         position = bisect_left(self._keys, key)
         del self._keys[position], self._lengths[position]
         self._queued_tokens -= key[0]
-        return self._queue.pop(key)
+        item = self._queue.pop(key)
+        del item.job.waiting[key]
+        if not item.job.waiting:
+            del self._jobs[item.job]
+        return item
 
     # ------------------------------------------------------------ workers' side
 
@@ -205,17 +222,26 @@ class Scheduler:
                 if self._closing:
                     return None
                 self._changed.wait()
-            anchor = bisect_left(self._keys, next(iter(self._queue)))
+            anchor = bisect_left(self._keys, self._next_key())
             start, stop = gather(self._lengths, anchor, self._limits)
             batch = [self._remove(key) for key in self._keys[start:stop]]
             now = time.monotonic()
             for item in batch:
+                item.job.served_tokens += len(item.encoded)
                 if item.job.started is None:
                     item.job.started = now
                     self._observer.observe("queue_s", now - item.job.submitted)
             self._running_items += len(batch)
             self._running_tokens += sum(len(item.encoded) for item in batch)
             return batch
+
+    def _next_key(self) -> Key:
+        """The item that the next batch is built around; see the module."""
+        oldest = self._oldest_is_next
+        self._oldest_is_next = not oldest
+        if oldest:
+            return next(iter(self._queue))
+        return next(iter(min(self._jobs, key=lambda job: job.served_tokens).waiting))
 
     def _expire(self) -> None:
         """Drop jobs from the head of the queue whose deadline has passed: nobody waits for their answer any more."""

@@ -94,6 +94,42 @@ def test_the_oldest_item_is_always_in_the_next_batch(scheduler: Scheduler, gate:
     assert gate.batches == [[1], [2], [3, 4, 5]]
 
 
+def test_a_small_request_does_not_wait_behind_a_large_one(gate: Gate, events: Events) -> None:
+    scheduler = Scheduler(gate, Limits(batch_items=4), workers=1, observer=events)
+    scheduler.submit([item(n) for n in range(1, 41)], None)
+    assert gate.entered.wait(10)
+    small = scheduler.submit([item(99, 20)], None)
+    gate.open.set()
+    small.future.result(10)
+    # At most the batch that was running and one around the oldest item came first.
+    assert gate.batches.index([99]) <= 2
+    scheduler.close()
+
+
+def test_a_request_of_nothing_is_answered_with_nothing(scheduler: Scheduler) -> None:
+    assert scheduler.submit([], None).future.result(10).items == []
+
+
+def test_a_large_request_gets_half_of_the_batches_while_small_ones_keep_coming(events: Events) -> None:
+    batches: list[set[int]] = []
+
+    def compute(rows: Sequence[EncodedPair]) -> list[PairResult]:
+        batches.append({row.ids[0] for row in rows})
+        # For every batch another small request arrives, so that there is always one that was served less.
+        if len(batches) < 100:
+            scheduler.submit([item(7, 30)], None)
+        return [PairResult(0.5, len(row)) for row in rows]
+
+    scheduler = Scheduler(compute, Limits(batch_items=4), workers=1, observer=events)
+    scheduler.submit([item(7, 30), item(7, 30)], None)
+    large = scheduler.submit([item(1, 5)] * 40, None)
+    large.future.result(10)
+    scheduler.close()
+    mine = [number for number, batch in enumerate(batches) if 1 in batch]
+    assert len(mine) == 10
+    assert mine[-1] - mine[0] <= 2 * 10
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_back(scheduler: Scheduler, gate: Gate, events: Events) -> None:
     occupy(scheduler, gate)
     scheduler.submit([item(n) for n in range(2, 9)], None)
