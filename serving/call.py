@@ -46,6 +46,7 @@ class Call:
 
     __slots__ = (
         "_deadline_header",
+        "_unasked",
         "authorization",
         "compute_s",
         "content_length",
@@ -64,6 +65,7 @@ class Call:
         "tokenize_s",
         "tokens",
         "trace_id",
+        "unread",
     )
 
     def __init__(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> None:
@@ -75,6 +77,8 @@ class Call:
         self.content_length: bytes | None = None
         self.trace_id = ""
         self._deadline_header: bytes | None = None
+        self._unasked = False  # the client sends its body only when it is asked to (Expect: 100-continue)
+        self.unread = False  # there may be more of the body to come
         self.route = "unmatched"
         self.model = self.tag = ""
         self.items = self.tokens = self.status = 0
@@ -88,6 +92,8 @@ class Call:
                 self.content_length = value
             elif name == b"authorization":
                 self.authorization = value
+            elif name == b"expect":
+                self._unasked = True
             elif name == b"x-request-id":
                 self.id = ID_CHARACTERS.sub("", value.decode("latin-1"))[:MAX_ID]
             elif name == b"x-request-deadline-ms":
@@ -126,7 +132,7 @@ class Call:
         """The whole body. Raises LimitExceeded above `limit` bytes, declared or not; Cancelled if the client left."""
         declared = self.content_length
         if declared is not None and declared.isdigit() and int(declared) > limit:
-            await self._discard(limit * DISCARD_FACTOR)
+            await self._discard(0 if self._unasked else limit * DISCARD_FACTOR)
             raise _too_large(f"{int(declared)} bytes", limit)
         message = await self._part()
         body: bytes = message.get("body", b"")
@@ -137,7 +143,8 @@ class Call:
                 part = message.get("body", b"")
                 size += len(part)
                 if size > limit:
-                    await self._discard(limit * DISCARD_FACTOR - size)
+                    if message.get("more_body"):
+                        await self._discard(limit * DISCARD_FACTOR - size)
                     raise _too_large(f"more than {limit} bytes", limit)
                 parts.append(part)
             body = b"".join(parts)
@@ -157,6 +164,7 @@ class Call:
             at_most -= len(message.get("body", b""))
             if not message.get("more_body"):
                 return
+        self.unread = True
 
     @contextmanager
     def watched(self, leave: Callable[[], None]) -> Iterator[None]:

@@ -7,7 +7,6 @@ first token, so that whatever goes wrong until then is answered with a proper st
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -23,6 +22,7 @@ from serving.catalogue import Served
 from serving.errors import describe
 from serving.matching import INLINE_CHARACTERS
 from serving.room import Room
+from serving.route import to_json
 from serving.schemas import CompletionRequest
 
 DONE = b"data: [DONE]\n\n"
@@ -193,4 +193,4 @@ def _usage(finish: Finish) -> dict[str, int]:
 
 
 def _event(value: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode()
+    return f"data: {to_json(value)}\n\n".encode()

@@ -69,6 +69,8 @@ class Gate:
                     (b"x-request-id", call.id.encode()),
                     (b"server-timing", call.server_timing()),
                 ]
+                if call.unread:
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -139,8 +141,6 @@ class Gate:
             call.status = status_of(error)
             return
         status, headers, body = error_answer(error, call.id)
-        if error.code == "limit_exceeded":
-            headers.append((b"connection", b"close"))  # there may be more of the body to come
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

@@ -35,7 +35,7 @@ class MatchRequest(_Wire):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"pairs": [{"text_a": "My card has not arrived", "text_b": "When will my new card get here?"}]},
+                {"pairs": [{"text_a": "I was charged twice", "text_b": "Why is there a double charge?"}]},
             ]
         }
     )
@@ -139,8 +139,8 @@ class RerankRequest(_Wire):
         json_schema_extra={
             "examples": [
                 {
-                    "query": "My card has not arrived",
-                    "documents": ["How do I change my PIN?", "When will my new card get here?"],
+                    "query": "I was charged twice",
+                    "documents": ["How do I change my PIN?", "Why is there a double charge?"],
                     "top_n": 1,
                 },
             ]

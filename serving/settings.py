@@ -63,7 +63,9 @@ class Settings(BaseModel):
     drain_notice_s: float = Field(
         0, ge=0, description="After SIGTERM, answer 503 on /readyz for at least this long before connections close."
     )
-    drain_timeout_s: float = Field(30, ge=0, description="After SIGTERM, wait at most this long for running requests.")
+    drain_timeout_s: float = Field(
+        30, ge=0, description="After SIGTERM, keep answering at most this long while requests run; then stop listening."
+    )
     access_log: bool = Field(True, description="One JSON line on stdout for each request that is not a probe.")
 
     @field_validator("api_keys")

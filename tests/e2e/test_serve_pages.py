@@ -55,12 +55,12 @@ def test_the_playground_works(page: Page, server: Server, tmp_path: Path) -> Non
     page.wait_for("document.querySelector('#complete select').options.length")
     assert page.run("document.querySelector('#ready').textContent") == "ready"
 
-    page.run("document.querySelector('#match [name=b]').value = 'my card HAS not arrived yet'")
+    page.run("document.querySelector('#match [name=b]').value = 'i WAS charged twice'")
     submit(page, "match")
     assert "0.982" in page.wait_for(f"{shown('match')}.includes('tokens') && {shown('match')}")
     submit(page, "rerank")
     ranked = page.wait_for(f"{shown('rerank')}.includes('tokens') && {shown('rerank')}")
-    assert ranked.index("I am still waiting") < ranked.index("exchange rate")
+    assert ranked.index("charged two times") < ranked.index("exchange rate")
 
     submit(page, "complete")
     # Text is there before the stream is over.
@@ -87,7 +87,7 @@ def test_the_documentation_works_without_a_network(page: Page, server: Server, t
     page.open(f"{server.url}/docs")
     page.wait_for("document.querySelectorAll('.opblock').length >= 10")
     page.run("document.querySelector('[id$=\"match_v1_match_post\"] .opblock-summary-control').click()")
-    page.wait_for("document.body.innerText.includes('My card has not arrived')")
+    page.wait_for("document.body.innerText.includes('I was charged twice')")
     picture(page, "docs", tmp_path)
     assert all(url.startswith((server.url, "data:")) for url in page.requests), page.requests
     assert page.problems == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,13 @@ def every(kind: type[SluiceError]) -> set[type[SluiceError]]:
 def test_every_error_has_a_status_and_every_status_an_error() -> None:
     assert serving.gate.Internal in every(SluiceError)
     assert {kind.code for kind in every(SluiceError)} == set(TABLE)
+
+
+def test_the_documentation_lists_them_all() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d{3}) \| (`[a-z_`, ]+`) \|", text, re.M)
+    documented = {(code, int(status)) for status, codes in rows for code in re.findall(r"`([a-z_]+)`", codes)}
+    assert documented == {(code, status) for code, (status, _) in TABLE.items()}
 
 
 def test_what_is_the_servers_fault_is_hidden_unless_it_is_for_the_caller() -> None:

@@ -179,12 +179,26 @@ def test_the_body_limit_holds_declared_or_chunked(make_app: MakeApp) -> None:
         ([big], {"content-length": str(len(big))}),
         ([big], {}),
         ([big[:150], big[150:250], big[250:]], {}),
+        ([big[:150], big[150:]], {}),
         ([b"x" * 100] * 50, {}),
         ([big], {"content-length": "20"}),
     ):
-        error = refused(ask(app, "POST", "/v1/match", parts=parts, headers=headers), 413, "limit_exceeded")
+        reply = asyncio.run(asyncio.wait_for(exchange(app, "POST", "/v1/match", parts=parts, headers=headers), 5))
+        error = refused(reply, 413, "limit_exceeded")
         assert "200" in str(error["message"])
     assert match(app, ("a", "b")).status == 200
+
+
+def test_a_body_that_is_not_read_to_its_end_closes_the_connection(make_app: MakeApp) -> None:
+    app, _ = make_app(max_body_bytes=200)
+    for parts, headers, closes in (
+        ([b"x" * 300], {"content-length": "300"}, False),
+        ([b"x" * 1000] * 3, {"content-length": "3000"}, True),  # more than is thrown away
+        ([], {"content-length": "300", "expect": "100-continue"}, True),  # never asked for
+    ):
+        reply = asyncio.run(asyncio.wait_for(exchange(app, "POST", "/v1/match", parts=parts, headers=headers), 5))
+        refused(reply, 413, "limit_exceeded")
+        assert (reply.headers.get("connection") == "close") is closes
 
 
 def test_a_client_that_leaves_while_it_sends_is_counted(make_app: MakeApp) -> None:
