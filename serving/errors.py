@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from runtime.errors import InvalidInput, Overloaded, SluiceError
 
 logger = logging.getLogger(__name__)
+MAX_PROBLEMS = 100
 SHOWN_VALUE = 80  # characters of a caller's value that a message quotes
 
 
@@ -117,6 +118,9 @@ def error_answer(error: SluiceError, request_id: str) -> tuple[int, Headers, byt
 
 def from_validation(error: ValidationError, fields: list[str]) -> InvalidInput:
     """The first problem of a body, naming the field, the value and the rule. `fields`: what the route takes."""
+    if error.error_count() > MAX_PROBLEMS:
+        # pydantic can only tell all of them, which takes seconds where somebody sends a million unknown fields.
+        return InvalidInput(f"The body has {error.error_count()} problems; this route takes {', '.join(fields)}.")
     problem = error.errors(include_url=False, include_context=True)[0]
     if problem["type"] == "json_invalid":
         return MalformedJson(f"The body is not JSON: {problem['ctx']['error']}.")

@@ -52,6 +52,7 @@ class HostedService(bentoml.Service):  # type: ignore[misc]  # BentoML is not ty
     """A BentoML service whose requests go to the gate, and whose models are known when BentoML asks for them."""
 
     gate: Gate | None = None
+    bento_app: App | None = None
 
     def __attrs_post_init__(self) -> None:
         """Read the methods of the class, as BentoML does; the models are looked up later, not at import."""
@@ -78,8 +79,10 @@ class HostedService(bentoml.Service):  # type: ignore[misc]  # BentoML is not ty
         return front
 
     def __call__(self) -> Any:
-        """Make the instance of this worker: load the models, then open the gate."""
+        """The instance of this worker: its models are loaded, then the gate opens. Without a server, the instance only."""
         instance = super().__call__()
+        if self.bento_app is None:
+            return instance
         room: Room = instance.room
         app = create_app(room, BentoMLContainer.metrics_client.get().generate_latest)
         self.gate = Gate(app, self.bento_app, room.settings, room.metrics, room.lifecycle)

@@ -91,9 +91,17 @@ async def _score(room: Room, call: Call, served: Served, pairs: Sequence[Pair], 
     engine = served.engine
     assert isinstance(engine, MatchingEngine)
     deadline = call.deadline(room.settings.match_deadline_ms)
+    characters = sum(len(pair.text_a) + len(pair.text_b) for pair in pairs)
+    if characters > room.settings.max_body_bytes:
+        # Only rerank gets here: a long query and many short documents would make a small body a day's work.
+        raise LimitExceeded(
+            f"The query counts once for each document, which comes to {characters} characters; this server takes "
+            f"{room.settings.max_body_bytes}. Shorten the query or send fewer documents.",
+            param="query",
+        )
     begun = time.monotonic()
     encoded: list[EncodedPair]
-    if sum(len(pair.text_a) + len(pair.text_b) for pair in pairs) > INLINE_CHARACTERS:
+    if characters > INLINE_CHARACTERS:
         encoded = await asyncio.to_thread(engine.encode, pairs, truncate=truncate)
     else:
         encoded = engine.encode(pairs, truncate=truncate)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, WithJsonSchema
 
 from runtime.sampling import MAX_STOPS
 
@@ -40,7 +40,7 @@ class MatchRequest(_Wire):
         }
     )
     model: ModelId = None
-    pairs: Annotated[list[PairIn], Field(min_length=1)]
+    pairs: Annotated[list[PairIn], FailFast(), Field(min_length=1)]
     truncate: bool = Field(True, description="Cut texts that do not fit the model; false answers 422 instead.")
     threshold: float | None = Field(
         None, ge=0, le=1, description="A score from here on is a match; default: the model's own."
@@ -148,7 +148,7 @@ class RerankRequest(_Wire):
     )
     model: ModelId = None
     query: str
-    documents: Annotated[list[DocumentIn], Field(min_length=1)]
+    documents: Annotated[list[DocumentIn], FailFast(), Field(min_length=1)]
     top_n: int | None = Field(None, ge=1, description="How many to return; default all.")
     return_documents: bool = False
 

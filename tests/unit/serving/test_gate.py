@@ -96,6 +96,18 @@ def test_messages_quote_long_values_shortly(app: Gate) -> None:
     refused(ask(app, "POST", "/v1/match", {"pairs": deep}), 400, "invalid_input")
 
 
+def test_a_great_many_problems_are_told_in_one_sentence(app: Gate) -> None:
+    # Telling each of a million would take seconds of the event loop.
+    many = {f"f{number}": 1 for number in range(500)}
+    error = refused(ask(app, "POST", "/v1/match", many), 400, "invalid_input")
+    assert "501 problems" in str(error["message"])
+    error = refused(ask(app, "POST", "/v1/match", {"pairs": [many]}), 400, "invalid_input")
+    assert "502 problems" in str(error["message"])
+    # A list stops at its first bad item.
+    error = refused(ask(app, "POST", "/v1/match", {"pairs": [1] * 500}), 400, "invalid_input")
+    assert error["param"] == "pairs[0]"
+
+
 def test_an_unknown_model_is_404_and_says_what_is_served(app: Gate) -> None:
     error = refused(ask(app, "POST", "/v1/match", {**PAIR, "model": "nope"}), 404, "model_not_found")
     assert "matching (matching)" in str(error["message"])

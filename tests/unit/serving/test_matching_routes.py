@@ -106,6 +106,14 @@ def test_top_n_and_return_documents(app: Gate) -> None:
     assert len(many.json()["results"]) == 1
 
 
+def test_a_long_query_for_many_documents_is_413(make_app: MakeApp) -> None:
+    app, _ = make_app(max_body_bytes=10_000)
+    reply = ask(app, "POST", "/v1/rerank", {"query": "a" * 500, "documents": ["b"] * 20})
+    assert (reply.status, reply.error["param"]) == (413, "query")
+    assert "10020 characters" in reply.error["message"]
+    assert ask(app, "POST", "/v1/rerank", {"query": "a" * 500, "documents": ["b"] * 19}).status == 200
+
+
 def test_equal_documents_keep_their_order_and_failed_ones_come_last(app: Gate) -> None:
     value = {"query": "a", "documents": ["<poison>", "a", "a", "b"]}
     results = ask(app, "POST", "/v1/rerank", value).json()["results"]
