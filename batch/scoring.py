@@ -1,26 +1,25 @@
-"""Rows in, predictions and named bad rows out. A pure function of the rows, the job and the artifact."""
+"""A shard in, predictions and named bad rows out. A pure function of the rows, the job and the artifact."""
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from batch.job import Job
-from records.rows import BadRow, Row
-from runtime.contract import Event, Finish, Limits, Pair, PairResult, Sampling, Token
-from runtime.errors import InvalidInput, SluiceError
+from batch.plan import PlannedModel
+from batch.predictions import Prediction
+from batch.reading import Item, Reject, Shard, beginning
+from runtime.contract import Finish, Pair, PairResult, Sampling
+from runtime.errors import ArtifactRefused, InvalidInput, SluiceError
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
+from runtime.manifest import read_manifest
 from runtime.matching import MatchingEngine
-from runtime.text import check_text
 
-Prediction = dict[str, Any]
-# Column -> pyarrow type name; also the order of CSV columns.
-MATCHING_COLUMNS = {"id": "string", "score": "float64", "label": "string", "match": "bool", "truncated": "bool"}
-GENERATION_COLUMNS = {"id": "string", "completion": "string", "finish_reason": "string", "tokens": "int64"}
+SLOTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,119 +27,98 @@ class Scored:
     """What became of a shard's rows; the two parts together are all of them, each in input order."""
 
     predictions: Sequence[Prediction]
-    errors: Sequence[Mapping[str, Any]]
-
-
-def columns_of(kind: str) -> dict[str, str]:
-    """Columns of the predictions of a model of `kind`."""
-    return MATCHING_COLUMNS if kind == "matching" else GENERATION_COLUMNS
-
-
-def row_id(row: Row | BadRow, column: str | None) -> str:
-    """The id column's value, else a name made of file and line."""
-    value = row.values.get(column) if column and isinstance(row, Row) else None
-    return str(value) if value is not None else f"{row.file.rpartition('/')[2]}#{row.line}"
+    rejects: Sequence[Reject]
 
 
 class Scorer:
-    """One artifact, loaded once, for any number of shards."""
+    """One artifact, loaded once, for any number of shards.
 
-    def __init__(self, job: Job, directory: Path, threads: int) -> None:
+    Raises ArtifactRefused for one that cannot be loaded, or is no longer the one that was planned with.
+    """
+
+    def __init__(self, job: Job, model: PlannedModel, directory: Path) -> None:
         self._job = job
-        # Prompts of a whole shard wait together: the engine's own bounds are for callers who can come back later.
-        self._engine = load_engine(directory, threads=threads, limits=Limits(max_items=10**7, max_tokens=10**12))
+        self._model = model
+        # Torch's matrix product of one row is not bit by bit that of several; the other formats' is.
+        slots = 1 if read_manifest(directory).format == "torch" else SLOTS
+        # One thread: how many a machine has must not show in the results. Workers fill the cores.
+        self._engine = load_engine(directory, threads=1, slots=slots)
+        if self._engine.manifest.digest != model.digest:
+            raise ArtifactRefused(
+                f"{directory} has changed since the job was planned. Restore it, or use a new output."
+            )
 
-    def score(self, rows: Sequence[Row | BadRow]) -> Scored:
-        """Predictions and errors of one shard."""
-        usable: dict[int, Any] = {}
-        problems: dict[int, str] = {}
-        for place, row in enumerate(rows):
-            try:
-                usable[place] = self._input(row)
-            except InvalidInput as error:
-                problems[place] = error.message
-        predictions = []
-        for place, result in zip(usable, self._predict(list(usable.values())), strict=True):
-            if isinstance(result, SluiceError):
-                problems[place] = result.message
-            else:
-                predictions.append({"id": row_id(rows[place], self._job.columns.id), **result})
-        return Scored(predictions, [_error(rows[place], problems[place]) for place in sorted(problems)])
+    def score(self, shard: Shard) -> Scored:
+        """Predictions and bad rows of one shard."""
+        items = [row for row in shard.rows if isinstance(row, Item)]
+        engine = self._engine
+        if isinstance(engine, MatchingEngine):
+            outcomes = self._match(engine, items)
+        else:
+            outcomes = self._continue(engine, items, shard.short)
+        rejects = [row for row in shard.rows if isinstance(row, Reject)]
+        rejects += [
+            Reject(item.line, outcome.message.rstrip("."), beginning(item.texts), item.id)
+            for item, outcome in zip(items, outcomes, strict=True)
+            if isinstance(outcome, SluiceError)
+        ]
+        predictions = [
+            {"id": item.id, **outcome}
+            for item, outcome in zip(items, outcomes, strict=True)
+            if not isinstance(outcome, SluiceError)
+        ]
+        return Scored(predictions, sorted(rejects, key=lambda reject: reject.line))
 
     def close(self) -> None:
         """Let go of the engine."""
         self._engine.close()
 
-    def _input(self, row: Row | BadRow) -> Any:
-        """The model's input from a row. Raises InvalidInput for one that cannot be used."""
-        if isinstance(row, BadRow):
-            raise InvalidInput(row.reason)
-        columns = self._job.columns
-        if columns.id is not None and row.values.get(columns.id) is None:
-            raise InvalidInput(f"the id column {columns.id!r} is missing or null")
-        check_text(row_id(row, columns.id), columns.id or "id")
-        if isinstance(self._engine, GenerationEngine):
-            ids = self._engine.encode(_text(row, columns.prompt))
-            if len(ids) + self._job.generate.max_tokens > self._engine.context:
-                raise InvalidInput(
-                    f"{len(ids)} prompt tokens and max_tokens {self._job.generate.max_tokens} exceed the model's "
-                    f"context of {self._engine.context}"
-                )
-            return ids, row
-        pair = Pair(_text(row, columns.text_a), _text(row, columns.text_b))
+    def _match(self, engine: MatchingEngine, items: Sequence[Item]) -> list[Prediction | SluiceError]:
+        pairs = [Pair(*item.texts) for item in items]
+        refused: dict[int, SluiceError] = {}
         if not self._job.truncate:
-            self._engine.encode([pair], truncate=False)
-        return pair
+            refused = {place: error for place, pair in enumerate(pairs) if (error := _refusal(engine, pair))}
+        kept = [pair for place, pair in enumerate(pairs) if place not in refused]
+        scored = iter(engine.score(kept, truncate=self._job.truncate))
+        results = [refused[place] if place in refused else next(scored) for place in range(len(pairs))]
+        return [result if isinstance(result, SluiceError) else self._prediction(result) for result in results]
 
-    def _predict(self, inputs: Sequence[Any]) -> list[Prediction | SluiceError]:
-        if isinstance(self._engine, MatchingEngine):
-            return [self._match(result) for result in self._engine.score(inputs)]
-        return self._continue(inputs)
-
-    def _match(self, result: PairResult | SluiceError) -> Prediction | SluiceError:
-        if isinstance(result, SluiceError):
-            return result
-        manifest = self._engine.manifest
-        threshold = manifest.decision_threshold if self._job.threshold is None else self._job.threshold
-        match = result.score >= threshold
-        label = manifest.match_labels[match]
+    def _prediction(self, result: PairResult) -> Prediction:
+        assert self._model.threshold is not None
+        assert self._model.labels is not None
+        match = result.score >= self._model.threshold
+        label = self._model.labels[match]
         return {"score": result.score, "label": label, "match": match, "truncated": result.truncated}
 
-    def _continue(self, inputs: Sequence[tuple[list[int], Row]]) -> list[Prediction | SluiceError]:
-        """All prompts at once through continuous batching; a row's seed is its own, so company does not matter."""
-        assert isinstance(self._engine, GenerationEngine)
-        settings = self._job.generate
-        streams: list[queue.SimpleQueue[Event]] = []
-        for ids, row in inputs:
-            sampling = Sampling(**{**settings.model_dump(), "seed": settings.seed + row.line})
-            events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-            self._engine.submit(ids, sampling, events.put)
-            streams.append(events)
-        return [_collect(events) for events in streams]
+    def _continue(self, engine: GenerationEngine, items: Sequence[Item], short: str) -> list[Prediction | SluiceError]:
+        """Prompts through continuous batching; a row's seed is its own, so its company does not matter."""
+
+        def run(item: Item) -> Prediction | SluiceError:
+            settings = self._job.generate.model_dump() | {"seed": row_seed(self._job.generate.seed, short, item.line)}
+            text = ""
+            try:
+                for event in engine.generate(item.texts[0], Sampling(**settings)):
+                    text += event.text
+                    if isinstance(event, Finish):
+                        return {"completion": text, "finish_reason": event.reason, "tokens": event.completion_tokens}
+            except SluiceError as error:
+                return error
+            raise AssertionError("a stream ends with Finish or an error")
+
+        with ThreadPoolExecutor(2 * engine.slots, thread_name_prefix="prompt") as pool:
+            return list(pool.map(run, items))
 
 
-def _collect(events: queue.SimpleQueue[Event]) -> Prediction | SluiceError:
-    text = ""
-    while True:
-        event = events.get()
-        if isinstance(event, SluiceError):
-            return event
-        text += event.text
-        if isinstance(event, Finish):
-            return {"completion": text, "finish_reason": event.reason, "tokens": event.completion_tokens}
-        assert isinstance(event, Token)
+def row_seed(seed: int, short: str, line: int) -> int:
+    """The seed of one row: depends on the job's seed and the row's place, and on nothing that runs beside it."""
+    digest = hashlib.sha256(f"{seed}\n{short}\n{line}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _error(row: Row | BadRow, reason: str) -> Mapping[str, Any]:
-    raw = row.raw if isinstance(row, BadRow) else row.values
-    return {"file": row.file, "line": row.line, "reason": reason, "raw": raw}
-
-
-def _text(row: Row, column: str) -> str:
-    if column not in row.values:
-        raise InvalidInput(f"no column {column!r}; it has {', '.join(map(repr, row.values)) or 'none'}")
-    value = row.values[column]
-    if not isinstance(value, str):
-        raise InvalidInput(f"{column} is not text but {type(value).__name__}")
-    check_text(value, column)
-    return value
+def _refusal(engine: MatchingEngine, pair: Pair) -> SluiceError | None:
+    try:
+        engine.encode([pair], truncate=False)
+    except InvalidInput as error:
+        # The engine counts places in its list; here the row has a name of its own.
+        return InvalidInput(error.message.replace("pairs[0]", "the pair"))
+    return None

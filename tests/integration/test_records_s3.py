@@ -6,113 +6,47 @@ import gzip
 import io
 import socket
 import threading
-import urllib.request
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
-import boto3
 import pyarrow
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import parquet
 
 from records import s3, storage
 from records.rows import BadRow, Row, read_rows
 from records.storage import StorageError
+from tests.integration.s3_server import Forgetful, Relay, environ_of, fresh_buckets, moto_server, relay
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_server() as url:
+        yield url
 
 
 @pytest.fixture
 def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An empty bucket `data`, where `s3://` URLs of this process lead."""
     aim(monkeypatch, endpoint)
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket="data")
-    yield client
+    yield fresh_buckets(endpoint, "data")
     s3.client.cache_clear()
 
 
 def aim(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
+    for name, value in environ_of(endpoint).items():
         monkeypatch.setenv(name, value)
     s3.client.cache_clear()
 
 
-class Relay(BaseHTTPRequestHandler):
-    """Passes requests on to moto. Subclasses misbehave."""
-
-    upstream: str
-    dropped: frozenset[str] = frozenset()
-    protocol_version = "HTTP/1.1"
-
-    def ask(self) -> tuple[int, dict[str, str], bytes]:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in {*self.dropped, "expect"}}
-        headers.setdefault("Content-Type", "binary/octet-stream")  # urllib's own would make moto read a form
-        request = urllib.request.Request(self.upstream + self.path, body or None, headers, method=self.command)
-        try:
-            answer = urllib.request.urlopen(request, timeout=30)
-        except urllib.error.HTTPError as error:
-            answer = error
-        with answer:
-            kept = {k: v for k, v in answer.headers.items() if k.lower() not in {"transfer-encoding", "connection"}}
-            return answer.status, kept, answer.read()
-
-    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            if name.lower() != "content-length":
-                self.send_header(name, value)
-        self.send_header("Content-Length", headers.get("Content-Length", str(len(body))))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def forward(self) -> None:
-        self.answer(*self.ask())
-
-    def do_GET(self) -> None:
-        self.forward()
-
-    do_PUT = do_HEAD = do_POST = do_DELETE = do_GET
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Quiet."""
-
-
 @pytest.fixture
-def relay(endpoint: str, bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Puts a relay of the given class between this process and moto."""
-    servers = []
-
-    def start(kind: type[Relay]) -> type[Relay]:
-        handler = type(kind.__name__, (kind,), {"upstream": endpoint})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        aim(monkeypatch, f"http://127.0.0.1:{server.server_port}")
-        return handler
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+def through(endpoint: str, bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type[Relay]], None]]:
+    """Puts a relay between this process and moto."""
+    with ExitStack() as stack:
+        yield lambda kind: aim(monkeypatch, stack.enter_context(relay(kind, endpoint)))
 
 
 # ---------------------------------------------------------------- written once
@@ -144,14 +78,8 @@ def test_of_many_writers_one_wins() -> None:
         one_writer_wins(f"s3://data/out/{attempt}")
 
 
-class Forgetful(Relay):
-    """A store that does not know `If-None-Match`."""
-
-    dropped = frozenset({"if-none-match"})
-
-
-def test_that_fails_on_a_store_that_ignores_the_condition(relay: Any) -> None:
-    relay(Forgetful)
+def test_that_fails_on_a_store_that_ignores_the_condition(through: Any) -> None:
+    through(Forgetful)
     with pytest.raises(AssertionError, match="8 of 8 writers won"):
         one_writer_wins("s3://data/out/x")
 
@@ -159,24 +87,25 @@ def test_that_fails_on_a_store_that_ignores_the_condition(relay: Any) -> None:
 class Conflicting(Relay):
     """Answers 409 to the first writes, as S3 does while another conditional write is under way."""
 
-    refusals = 2
+    refusals: int
 
     def do_PUT(self) -> None:
-        answer = self.ask() if type(self).refusals == 0 else None
+        answer = self.ask() if not Conflicting.refusals else None
         if answer is None:
-            type(self).refusals -= 1
+            Conflicting.refusals -= 1
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             body = b"<Error><Code>ConditionalRequestConflict</Code><Message>again</Message></Error>"
             answer = 409, {"Content-Type": "application/xml"}, body
         self.answer(*answer)
 
 
-def test_a_conflict_is_tried_again(relay: Any) -> None:
-    handler = relay(Conflicting)
+def test_a_conflict_is_tried_again(through: Any) -> None:
+    through(Conflicting)
+    Conflicting.refusals = 2
     assert storage.put_if_absent("s3://data/x", b"1")
-    assert handler.refusals == 0
+    assert Conflicting.refusals == 0
     assert storage.read_bytes("s3://data/x") == b"1"
-    handler.refusals = 1000
+    Conflicting.refusals = 1000
     with pytest.raises(StorageError, match=r"s3://data/y: S3 answered ConditionalRequestConflict"):
         storage.put_if_absent("s3://data/y", b"1")
 
@@ -256,12 +185,12 @@ def test_an_object_that_is_overwritten_while_it_is_read_is_an_error(
 class Breaking(Relay):
     """Breaks the connection off in the middle of the first bodies."""
 
-    breaks = 2
+    breaks: int
 
     def do_GET(self) -> None:
         status, headers, body = self.ask()
-        if status == 206 and type(self).breaks:
-            type(self).breaks -= 1
+        if status == 206 and Breaking.breaks:
+            Breaking.breaks -= 1
             self.answer(status, headers | {"Content-Length": str(len(body))}, body[: len(body) // 2])
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
@@ -269,12 +198,13 @@ class Breaking(Relay):
             self.answer(status, headers, body)
 
 
-def test_a_connection_that_breaks_off_costs_one_range(relay: Any, bucket: Any) -> None:
+def test_a_connection_that_breaks_off_costs_one_range(through: Any, bucket: Any) -> None:
     body = b'{"n": 1}\n' * 10_000
     bucket.put_object(Bucket="data", Key="x.jsonl", Body=body)
-    handler = relay(Breaking)
+    through(Breaking)
+    Breaking.breaks = 2
     assert storage.read_bytes("s3://data/x.jsonl") == body
-    assert handler.breaks == 0
+    assert Breaking.breaks == 0
 
 
 # ---------------------------------------------------------------- refused
@@ -304,8 +234,8 @@ class Denying(Relay):
         self.answer(403, {}, b"")
 
 
-def test_denied_access_is_named(relay: Any) -> None:
-    relay(Denying)
+def test_denied_access_is_named(through: Any) -> None:
+    through(Denying)
     for ask in (storage.list_objects, storage.read_bytes, storage.exists, lambda url: storage.put_if_absent(url, b"1")):
         with pytest.raises(StorageError, match="s3://data/x: access is denied"):
             ask("s3://data/x")
