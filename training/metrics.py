@@ -21,17 +21,17 @@ def matching_metrics(scores: Scores, truth: Truth, threshold: float) -> dict[str
 
     Raises ValueError when `truth` has only one of the two classes: most of these have no value then.
     """
-    scores, truth = _checked(scores, truth)
-    guessed = scores >= threshold
-    hits = int((guessed & truth).sum())
+    values, marks = _checked(scores, truth)
+    guessed = values >= threshold
+    hits = int((guessed & marks).sum())
     precision = hits / max(int(guessed.sum()), 1)
-    recall = hits / int(truth.sum())
+    recall = hits / int(marks.sum())
     return {
-        "accuracy": float((guessed == truth).mean()),
+        "accuracy": float((guessed == marks).mean()),
         "precision": precision,
         "recall": recall,
         "f1": 2 * precision * recall / max(precision + recall, 1e-12),
-        "roc_auc": float(roc_auc_score(truth, scores)),
+        "roc_auc": float(roc_auc_score(marks, values)),
         "average_precision": average_precision(scores, truth),
         "threshold": threshold,
     }
@@ -39,8 +39,8 @@ def matching_metrics(scores: Scores, truth: Truth, threshold: float) -> dict[str
 
 def average_precision(scores: Scores, truth: Truth) -> float:
     """Area under the precision-recall steps. Raises ValueError when `truth` has only one class."""
-    scores, truth = _checked(scores, truth)
-    return float(average_precision_score(truth, scores))
+    values, marks = _checked(scores, truth)
+    return float(average_precision_score(marks, values))
 
 
 def best_threshold(scores: Scores, truth: Truth) -> float:
@@ -48,11 +48,11 @@ def best_threshold(scores: Scores, truth: Truth) -> float:
 
     Of several equally good ones the highest, which gives the fewest false matches.
     """
-    scores, truth = _checked(scores, truth)
-    precision, recall, thresholds = precision_recall_curve(truth, scores)
+    values, marks = _checked(scores, truth)
+    precision, recall, thresholds = precision_recall_curve(marks, values)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best = len(thresholds) - 1 - int(np.argmax(f1[:-1][::-1]))
-    lower = scores[scores < thresholds[best]]
+    lower = values[values < thresholds[best]]
     below = float(lower.max()) if len(lower) else 0.0
     return float(np.clip((float(thresholds[best]) + below) / 2, 0, 1))
 

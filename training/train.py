@@ -30,7 +30,8 @@ from training.bases import resolve_base
 from training.checkpoint import git_commit, seal_checkpoint, versions
 from training.curves import draw_curves
 from training.data.errors import DataError
-from training.data.splits import PairSplits, TextSplits, load_splits
+from training.data.splits import PairSplits, load_splits
+from training.data.texts import TextSplits
 from training.evaluate import as_pairs, evaluate_split, record, score_pairs
 from training.generation_task import prepare_generation, unigram_perplexity
 from training.loop import checkpoint_step, train_loop
@@ -81,6 +82,7 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Outcome:
         if old is not None:
             _check_same(run, old, depends_on)
             if old.status == "finished" and _is_whole(run / CHECKPOINT):
+                shutil.rmtree(run / TRAINER, ignore_errors=True)  # left by a kill at the very end
                 return Outcome(old, run / CHECKPOINT, trained=False)
         if fresh or old is None:
             _clear(run)
@@ -99,7 +101,7 @@ def _train(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None, b
     task = _prepare(recipe, splits, base)
     weights = sum(parameter.numel() for parameter in task.model.parameters() if parameter.requires_grad)
     print(
-        f"{recipe.name}: {type(task.model).__name__}, {weights / 1e6:.1f} M trained weights, {len(task.train)} rows of "
+        f"{recipe.name}: {type(task.model).__name__}, {weights:,} trained weights, {len(task.train)} rows of "
         f"at most {recipe.model.max_tokens} tokens, {recipe.train.steps} steps of {recipe.train.batch_size} rows, "
         f"seed {recipe.seed}, {torch.get_num_threads()} threads",
         flush=True,
@@ -240,15 +242,16 @@ def _clear(run: Path) -> None:
 
 
 def _write_data_report(run: Path, splits: PairSplits | TextSplits) -> None:
-    for line in splits.report.lines():
-        print(line, flush=True)
+    for text in splits.report.lines():
+        print(text, flush=True)
     (run / REPORT_FILE).write_text(splits.report.model_dump_json(indent=1) + "\n", encoding="utf-8")
     rejects = splits.rejects if isinstance(splits, PairSplits) else ()
+    (run / REJECTS_FILE).unlink(missing_ok=True)
     if rejects:
         with (run / REJECTS_FILE).open("w", encoding="utf-8") as stream:
             for split, reject in rejects:
                 line = {"split": split, "where": reject.where, "reason": reject.reason, "detail": reject.detail}
-                stream.write(json.dumps(line | {"row": reject.row}, default=str) + "\n")
+                stream.write(json.dumps({**line, "row": reject.row}, default=str) + "\n")
         print(f"data rejects: {run / REJECTS_FILE}", flush=True)
 
 

@@ -76,8 +76,8 @@ def load_pairs(data: PairData) -> PairSplits:
     if data.leakage == "drop":
         rows["train"] = _apart(rows["train"], [*rows["valid"], *rows["test"]])
         rows["valid"] = _apart(rows["valid"], rows["test"])
-    for split, report in reports.items():
-        reports[split] = report.model_copy(
+    for split, begun in reports.items():
+        reports[split] = begun.model_copy(
             update={
                 "used": len(rows[split]),
                 "dropped_duplicates": len(repeats[split]) if data.duplicates == "drop" else 0,

@@ -95,7 +95,8 @@ def _read(split: str, source: str, encoding: str) -> list[str]:
 
 def _cut(texts: Sequence[str], characters: int) -> tuple[list[str], list[str]]:
     """The last `characters` of the documents go to the second list; a document is cut after a line, if it has one."""
-    kept, gone = list(texts), []
+    kept = list(texts)
+    gone: list[str] = []
     while kept and characters > 0:
         last = kept.pop()
         if len(last) <= characters:
