@@ -109,7 +109,8 @@ class GenerationEngine:
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt; an empty one becomes the model's begin (or end) token. Raises InvalidInput."""
         check_text(prompt, "prompt")
-        ids: list[int] = self._tokenizer.encode(prompt).ids
+        # As a batch of one: only the batch functions let other threads run meanwhile.
+        ids: list[int] = self._tokenizer.encode_batch_fast([prompt])[0].ids
         if ids:
             return ids
         starts = [self._shape.bos_token_id, *self._shape.eos_token_ids]

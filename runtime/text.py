@@ -58,15 +58,16 @@ class PairEncoder:
         encodings = self._whole.encode_batch_fast([(pair.text_a, pair.text_b) for pair in pairs])
         encoded = []
         for index, (pair, encoding) in enumerate(zip(pairs, encodings, strict=True)):
-            dropped = len(encoding.ids) - self.max_tokens
+            dropped = len(encoding) - self.max_tokens
             if dropped > 0:
                 if not truncate:
                     raise TooManyTokens(
-                        f"pairs[{index}] has {len(encoding.ids)} tokens; this model takes {self.max_tokens}. "
+                        f"pairs[{index}] has {len(encoding)} tokens; this model takes {self.max_tokens}. "
                         "Shorten the texts or allow truncation.",
                         param=f"pairs[{index}]",
                     )
-                encoding = self._cut.encode(pair.text_a, pair.text_b)
+                # As a batch of one: only the batch functions let other threads run meanwhile.
+                encoding = self._cut.encode_batch_fast([(pair.text_a, pair.text_b)])[0]
             encoded.append(EncodedPair(tuple(encoding.ids), tuple(encoding.type_ids), max(dropped, 0)))
         return encoded
 

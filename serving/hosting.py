@@ -79,7 +79,7 @@ class HostedService(bentoml.Service):  # type: ignore[misc]  # BentoML is not ty
         return front
 
     def __call__(self) -> Any:
-        """The instance of this worker: its models are loaded, then the gate opens. Without a server, the instance only."""
+        """The instance of this worker: the models are loaded, then the gate opens. Without a server only the former."""
         instance = super().__call__()
         if self.bento_app is None:
             return instance
