@@ -132,7 +132,8 @@ def test_killed_moved_and_started_again_it_ends_with_the_very_same_weights(
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming after step" in resumed.stdout
     record = json.loads((run / "train.json").read_text())
-    assert STEPS > record["resumed_after_steps"][0] >= 3 * EVERY
+    # The kill may have cut off the very checkpoint that was waited for; then it is the one before.
+    assert STEPS > record["resumed_after_steps"][0] >= 2 * EVERY
 
     weights, expected = (load_file(each / "checkpoint/model.safetensors") for each in (run, place / "runs/tiny"))
     assert weights.keys() == expected.keys()
