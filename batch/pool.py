@@ -191,7 +191,7 @@ class Pool:
             self._early_deaths += 1
             if self._early_deaths > RETRIES:
                 raise WorkerLost(
-                    f"{self._early_deaths} worker processes {ending} while they loaded the model. {_ADVICE}"
+                    f"a worker process {ending} while it loaded the model, {self._early_deaths} times. {_ADVICE}"
                 )
             return
         self._deaths[shard.name] += 1

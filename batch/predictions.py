@@ -56,14 +56,22 @@ def count(data: bytes, format: str) -> int:
         raise ValueError(str(error)) from None
 
 
+class _Lines(list[str]):
+    """What csv.writer writes to, a record at a time."""
+
+    def write(self, record: str) -> None:
+        self.append(record.removesuffix("\r\n") + "\n")
+
+
 def _encode_csv(rows: Sequence[Prediction], columns: Mapping[str, str]) -> bytes:
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
+    lines = _Lines()
+    # csv quotes a "\r" in a value only where it is part of the line's end; a bare one would break the record.
+    writer = csv.writer(lines, lineterminator="\r\n")
     writer.writerow(columns)
     for row in rows:
         values = (row[name] for name in columns)
         writer.writerow(str(value).lower() if isinstance(value, bool) else value for value in values)
-    return buffer.getvalue().encode()
+    return "".join(lines).encode()
 
 
 def _encode_parquet(rows: Sequence[Prediction], columns: Mapping[str, str]) -> bytes:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from batch.job import Job
+from records.document import read_document
 from records.rows import Row, read_rows
 from runtime.backends.fake import write_fake_artifact
 from tests.integration.batch_job import contents, make_store, pairs, run, write_job
@@ -224,3 +226,14 @@ def test_an_endpoint_that_does_not_answer_is_named(home: Path, tmp_path: Path) -
     code, _, log = run(home, job, endpoint="http://127.0.0.1:9")
     assert code == 1
     assert "S3 cannot be reached" in log
+
+
+@pytest.mark.parametrize("name", ["pairs", "prompts"])
+def test_the_jobs_of_the_documentation_run(tmp_path: Path, name: str) -> None:
+    write_fake_artifact(tmp_path / "models/matching/1", "matching")
+    write_fake_artifact(tmp_path / "models/generation/1", "generation")
+    job = Path(f"batch/jobs/{name}.yaml")
+    source = Path(read_document(job, Job).input)
+    code, report, log = run(tmp_path, job, f"output={tmp_path}/out")
+    assert code == 0, log
+    assert report["rows_out"] == len(source.read_text(encoding="utf-8").splitlines()) > 0
