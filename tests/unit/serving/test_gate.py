@@ -206,6 +206,7 @@ def test_a_body_that_is_not_read_to_its_end_closes_the_connection(make_app: Make
     for parts, headers, closes in (
         ([b"x" * 300], {"content-length": "300"}, False),
         ([b"x" * 1000] * 3, {"content-length": "3000"}, True),  # more than is thrown away
+        ([b"x" * 1000] * 3, {}, True),
         ([], {"content-length": "300", "expect": "100-continue"}, True),  # never asked for
     ):
         reply = asyncio.run(asyncio.wait_for(exchange(app, "POST", "/v1/match", parts=parts, headers=headers), 5))
