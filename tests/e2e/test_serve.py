@@ -181,35 +181,35 @@ def test_the_documentation_shows_what_is_answered(server: Server, command: str, 
 
 
 @pytest.fixture(scope="module")
-def ai(server: Server) -> openai.OpenAI:
+def client(server: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
 
 
-def test_openai_client(ai: openai.OpenAI) -> None:
-    assert [model.id for model in ai.models.list()] == ["matching", "slow-matching", "stories", "slow-generation"]
-    whole = ai.completions.create(model="stories", prompt="x", max_tokens=20, temperature=0, stop=["no"])
+def test_openai_client(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["matching", "slow-matching", "stories", "slow-generation"]
+    whole = client.completions.create(model="stories", prompt="x", max_tokens=20, temperature=0, stop=["no"])
     assert whole.choices[0].text == TALE[1:21]
     assert whole.usage is not None
     assert whole.usage.completion_tokens == 20
     options = {"include_usage": True}
     chunks = list(
-        ai.completions.create(model="stories", prompt="x", max_tokens=20, stream=True, stream_options=options)  # type: ignore[call-overload]
+        client.completions.create(model="stories", prompt="x", max_tokens=20, stream=True, stream_options=options)  # type: ignore[call-overload]
     )
     assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == TALE[1:21]
     assert chunks[-2].choices[0].finish_reason == "length"
     assert chunks[-1].usage.total_tokens == 21
 
 
-def test_openai_client_understands_our_errors(ai: openai.OpenAI, server: Server) -> None:
+def test_openai_client_understands_our_errors(client: openai.OpenAI, server: Server) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
-        ai.completions.create(model="nope", prompt="x")
+        client.completions.create(model="nope", prompt="x")
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as refused:
-        ai.completions.create(model="stories", prompt="x", n=2)
+        client.completions.create(model="stories", prompt="x", n=2)
     assert refused.value.param == "n"
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0).models.list()
-    slow = ai.completions.create(
+    slow = client.completions.create(
         model="slow-generation",
         prompt="x",
         max_tokens=200,
@@ -271,8 +271,8 @@ def test_a_killed_client_frees_the_slot(server: Server, http: httpx.Client) -> N
     before = cancelled(http)
     code = (
         "import openai, sys\n"
-        f"ai = openai.OpenAI(base_url='{server.url}/v1', api_key='{KEY}')\n"
-        "for _ in ai.completions.create(model='slow-generation', prompt='x', max_tokens=250, stream=True):\n"
+        f"client = openai.OpenAI(base_url='{server.url}/v1', api_key='{KEY}')\n"
+        "for _ in client.completions.create(model='slow-generation', prompt='x', max_tokens=250, stream=True):\n"
         "    print(flush=True)\n"
     )
     client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
