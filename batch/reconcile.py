@@ -22,8 +22,13 @@ def reconcile(job: Job, plan: Plan) -> Mapping[str, Any]:
     Raises NotReconciled when a single row is unaccounted for, TooManyBadRows, StorageError.
     """
     expected = plan.all_shards()
-    foreign = sorted(committed_shards(job.output) - {f"{name}.{job.format}" for name in expected})
-    if foreign:
+    files = {f"{name}.{job.format}" for name in expected}
+    there = committed_shards(job.output)
+    if missing := sorted(files - there):
+        raise NotReconciled(
+            f"{job.output} has lost {missing[0]} ({len(missing)} such) since it was committed. Run the job again."
+        )
+    if foreign := sorted(there - files):
         raise NotReconciled(
             f"{job.output} holds {foreign[0]}, which is none of this job's shards ({len(foreign)} such). "
             "Remove it, if nobody needs it, and run the job again."

@@ -99,8 +99,9 @@ def _score(job: Job, plan: Plan, directory: Path, progress: Progress, executor: 
     there = committed_shards(job.output)
     todo = {name: rows for name, rows in plan.all_shards().items() if f"{name}.{job.format}" not in there}
     rows = sum(todo.values())
+    files = "1 file" if len(plan.files) == 1 else f"{len(plan.files):,} files"
     what = f"{len(todo):,} of {len(plan.all_shards()):,} shards to do"
-    progress.say(f"{plan.rows:,} rows in {len(plan.files):,} files, model {plan.model.tag}: {what}")
+    progress.say(f"{plan.rows:,} rows in {files}, model {plan.model.tag}: {what}")
     if not todo:
         return
     progress.begin(plan.rows, plan.rows - rows)
