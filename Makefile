@@ -1,15 +1,15 @@
 # Everything a person types. `make demo` and `make test` are all that a newcomer needs.
 PYTHON ?= python3.11
+HOST ?= 127.0.0.1
 PORT ?= 3000
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 CHECKOV := .tools/checkov/.installed
 export BENTOML_DO_NOT_TRACK := True
-# pytest and the commands are quiet about themselves; a failing step ends the target.
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup demo serve test check format bench clean
+.PHONY: help setup demo serve test browser check format bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -32,10 +32,17 @@ demo: setup  ## everything once, for real, on bundled data
 
 serve: setup  ## the server on PORT, making the models first if the store has none
 	@$(RUN) -m demo models --if-missing
-	@exec $(VENV)/bin/bentoml serve --host 127.0.0.1 --port $(PORT)
+	@exec $(VENV)/bin/bentoml serve --host $(HOST) --port $(PORT)
 
-test: setup $(CHECKOV)  ## the whole test suite
+test: setup $(CHECKOV) browser  ## the whole test suite
 	@$(RUN) -m pytest
+
+# The playground is tested in a real Chromium, which comes from Debian's packages and not from Python's.
+browser:
+	@command -v chromium >/dev/null || { \
+		echo "installing chromium for the browser tests"; \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+		{ echo "the browser tests need chromium; install it (apt-get install chromium) and try again"; exit 1; }; }
 
 check: setup  ## what CI holds a change to: lint, types, layering, tests
 	@$(VENV)/bin/ruff check .

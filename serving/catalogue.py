@@ -22,7 +22,6 @@ from runtime.store import STAGES, Entry, ModelStore
 from serving.settings import Settings, variable
 
 logger = logging.getLogger(__name__)
-DEFAULT_THRESHOLD = 0.5
 REMEDY = (
     "Make one with `make demo`, or publish your own with `python -m training publish FOLDER --name {name}`, "
     "or name another in {variable}."
@@ -140,14 +139,14 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
     logger.info(
         "%s (%s, %s) ready in %.2f s", choice.entry.tag, manifest.kind, manifest.precision, time.monotonic() - begun
     )
-    threshold = DEFAULT_THRESHOLD if manifest.threshold is None else manifest.threshold
+    threshold = manifest.decision_threshold
     stages = choice.entry.stages
     return Served(
         id=choice.id,
         tag=choice.entry.tag,
         kind=manifest.kind,
         threshold=threshold,
-        labels=_labels(manifest.labels, manifest.positive_label),
+        labels=manifest.match_labels,
         card={
             "id": choice.id,
             "object": "model",
@@ -167,14 +166,6 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
         },
         engine=engine,
     )
-
-
-def _labels(names: Sequence[str], positive: int | None) -> tuple[str, str]:
-    if not names:
-        return "no_match", "match"
-    place = len(names) - 1 if positive is None else positive
-    # With three labels or more, below the threshold only "not the positive one" is known.
-    return names[1 - place] if len(names) == 2 else f"not_{names[place]}", names[place]
 
 
 class Catalogue:

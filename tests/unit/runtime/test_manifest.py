@@ -61,3 +61,20 @@ def test_one_flipped_byte_is_enough(artifact: Path) -> None:
     path.write_bytes(bytes(data))
     with pytest.raises(ArtifactRefused, match=r"altered: fake\.json"):
         verify(artifact)
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "expected"),
+    [
+        ((), None, ("no_match", "match")),
+        (("different", "same"), 1, ("different", "same")),
+        (("same", "different"), 0, ("different", "same")),
+        (("score",), None, ("not_score", "score")),
+        (("contradiction", "entailment", "neutral"), 1, ("not_entailment", "entailment")),
+    ],
+)
+def test_what_scores_below_and_above_the_threshold_are_called(
+    artifact: Path, labels: tuple[str, ...], positive: int | None, expected: tuple[str, str]
+) -> None:
+    manifest = read_manifest(artifact).model_copy(update={"labels": labels, "positive_label": positive})
+    assert manifest.match_labels == expected
