@@ -7,6 +7,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 CHECKOV := .tools/checkov/.installed
 export BENTOML_DO_NOT_TRACK := True
+export HF_HUB_DISABLE_PROGRESS_BARS := 1
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help setup demo serve test browser check format bench clean

@@ -41,7 +41,7 @@ def write(rows: list[Row], path: Path) -> None:
         "seconds": round(sum(row.seconds for row in rows), 1),
         "steps": [asdict(row) for row in rows],
     }
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def cpu_name() -> str:
