@@ -61,7 +61,8 @@ def make(name: str) -> Iterator[Row]:
     run("training", "publish", recipe, "--promote", log=log)
     entry = published(name)
     assert entry is not None  # the command before has just promoted it
-    yield Row(f"publish {name}", f"{entry['tag']} is {entry['stage']}", monotonic() - begun, entry["path"])
+    where = f"python -m training models show {name}"
+    yield Row(f"publish {name}", f"{entry['tag']} is {entry['stage']}", monotonic() - begun, where)
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
