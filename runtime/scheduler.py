@@ -167,7 +167,10 @@ class Scheduler:
         elif in_flight and in_flight + tokens > limits.max_tokens:
             problem = f"{in_flight} tokens are in flight and this request has {tokens}; {limits.max_tokens} are allowed"
         elif deadline is not None and time.monotonic() + self._seconds(in_flight + tokens) > deadline:
-            problem = f"the queue needs about {wait_s:.2f} s, longer than this request's deadline allows"
+            need_ms, left_ms = self._seconds(in_flight + tokens) * 1000, (deadline - time.monotonic()) * 1000
+            problem = (
+                f"this request needs about {need_ms:.1f} ms, queue included, and its deadline leaves {left_ms:.1f}"
+            )
         if problem:
             self._observer.observe("shed", 1)
             raise Overloaded(f"Overloaded: {problem}. Retry later or send less at once.", retry_after_s=wait_s)

@@ -50,34 +50,49 @@ class Served:
 
 
 def choose(settings: Settings, kinds: Sequence[Kind], store: ModelStore) -> list[Choice]:
-    """The models that the settings name for `kinds`, from the store, not loaded yet.
+    """The models to serve of `kinds`, from the store, not loaded yet: those that the settings name, else all that are
+    in production.
 
-    A default name that the store lacks is left out while another kind can be served. Raises ModelNotFound, saying
-    how to make a model; ArtifactRefused on an unreadable manifest, a wrong kind or an id that is given twice.
+    A kind that has none in production is left out while another can be served. Raises ModelNotFound, saying how to
+    make a model; ArtifactRefused on an unreadable manifest, a wrong kind or an id that is given twice.
     """
     chosen: list[Choice] = []
     missing: list[str] = []
     for kind in kinds:
         field = f"{kind}_model"
-        for reference in getattr(settings, field):
-            try:
-                entry = store.resolve(reference, kind)
-            except ModelNotFound as error:
-                remedy = REMEDY.format(name=reference.partition(":")[0], variable=variable(field))
-                if field in settings.model_fields_set:
-                    raise ModelNotFound(f"{error.message} {remedy}") from None
-                missing.append(f"No {kind} model: {error.message} {remedy}")
-                continue
-            if entry.manifest.kind != kind:
-                raise ArtifactRefused(
-                    f"{variable(field)} names {entry.tag}, which is of kind {entry.manifest.kind}, not {kind}."
-                )
-            chosen.append(Choice(entry.name if reference in STAGES else reference, entry))
+        references = getattr(settings, field)
+        if references is not None:
+            chosen += [_named(reference, kind, field, store) for reference in references]
+        elif found := _in_production(kind, store):
+            chosen += found
+        else:
+            remedy = REMEDY.format(name=kind, variable=variable(field))
+            missing.append(f"No {kind} model is in production in the store {store.home}. {remedy}")
     if not chosen:
         raise ModelNotFound("\n".join(missing))
     for line in missing:
         logger.warning("%s Its routes answer 404.", line)
     return _distinct(chosen)
+
+
+def _named(reference: str, kind: Kind, field: str, store: ModelStore) -> Choice:
+    try:
+        entry = store.resolve(reference, kind)
+    except ModelNotFound as error:
+        remedy = REMEDY.format(name=reference.partition(":")[0], variable=variable(field))
+        raise ModelNotFound(f"{error.message} {remedy}") from None
+    if entry.manifest.kind != kind:
+        raise ArtifactRefused(
+            f"{variable(field)} names {entry.tag}, which is of kind {entry.manifest.kind}, not {kind}."
+        )
+    return Choice(entry.name if reference in STAGES else reference, entry)
+
+
+def _in_production(kind: Kind, store: ModelStore) -> list[Choice]:
+    """Every production version of `kind`; the one named like the kind comes first and is the default."""
+    staged = [name for name in store.names() if "production" in store.pointers(name).stages]
+    entries = [store.resolve(f"{name}:production") for name in sorted(staged, key=lambda name: (name != kind, name))]
+    return [Choice(entry.name, entry) for entry in entries if entry.manifest.kind == kind]
 
 
 def choose_packed(

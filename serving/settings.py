@@ -32,12 +32,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    matching_model: Names = Field(
-        ("matching",),
+    matching_model: Names | None = Field(
+        None,
         description="Matching models to serve, comma separated: NAME, NAME:VERSION, NAME:STAGE or a stage alone. "
-        "The first answers requests that name no model.",
+        "Empty: all that are in production. The first, or the one named `matching`, answers requests that name none.",
     )
-    generation_model: Names = Field(("generation",), description="Generation models to serve, written the same way.")
+    generation_model: Names | None = Field(
+        None, description="Generation models to serve, written the same way; the default is the one named `generation`."
+    )
     api_keys: Keys = Field(
         (), description="Bearer keys that may call, comma separated. Empty: everybody may. Pages and probes stay open."
     )

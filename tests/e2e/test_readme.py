@@ -82,7 +82,7 @@ def test_own_data_becomes_a_published_model(home: Path, tmp_path: Path) -> None:
     for number, split in enumerate(("train", "valid", "test")):
         mine = [json.dumps({**row, "text_a": f"{row['text_a']} {split}{n}"}) for n, row in enumerate(rows[number:])]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(mine) + "\n")
-    block = commands("Your own data in five minutes").split("SLUICE_MATCHING_MODEL")[0]
+    block = commands("Your own data in five minutes").split("bentoml serve")[0]
     small = f"model.base={base} train.freeze_embeddings=false train.steps=4 train.warmup_steps=1 train.validate_every=2"
     script = block.replace(" name=faq", f" name=faq {small}").replace("training/recipes", f"{ROOT}/training/recipes")
     printed = shell(script, home, tmp_path)

@@ -28,8 +28,21 @@ def ids(choices: list) -> list[tuple[str, str]]:  # type: ignore[type-arg]
     return [(choice.id, choice.entry.tag) for choice in choices]
 
 
-def test_production_is_served_and_a_missing_default_is_left_out(store: ModelStore) -> None:
-    assert ids(choose(Settings(), KINDS, store)) == [("matching", "matching:v2")]
+def test_all_that_is_in_production_is_served_the_name_of_the_kind_first(store: ModelStore) -> None:
+    publish(store, "answers", "matching", "v1")
+    publish(store, "unstaged", "matching", "v1")
+    (store.home / "stages/unstaged.json").unlink()
+    assert ids(choose(Settings(), KINDS, store)) == [
+        ("matching", "matching:v2"),
+        ("answers", "answers:v1"),
+        ("stories", "stories:v1"),
+    ]
+
+
+def test_a_kind_without_production_is_left_out(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    publish(store, "stories", "generation", "v1")
+    assert ids(choose(Settings(), KINDS, store)) == [("stories", "stories:v1")]
 
 
 def test_any_name_and_several_references(store: ModelStore) -> None:

@@ -128,7 +128,9 @@ def test_models_are_listed_and_found_by_id_and_tag(app: Gate) -> None:
     listed = ModelList.model_validate_json(reply.body).data
     assert [(card.id, card.kind, card.precision, card.stage) for card in listed] == [
         ("matching", "matching", "fp32", "production"),
+        ("slow-matching", "matching", "fp32", "production"),
         ("generation", "generation", "fp32", "production"),
+        ("slow-generation", "generation", "fp32", "production"),
     ]
     assert listed[0].limits.max_tokens == 256
     for name in ("matching", "matching:v1"):
