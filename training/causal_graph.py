@@ -9,6 +9,7 @@ cache, S cache length, V vocabulary.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def write_causal_graph(config: Any, state: Mapping[str, Array], path: Path) -> i
     return GRAPH_WRITERS[config.model_type](config, state).write(path)
 
 
-class _Decoder:
+class _Decoder(ABC):
     """What both families share: inputs, cache, attention, head. Nodes are appended in order of computation."""
 
     heads: int
@@ -129,8 +130,9 @@ class _Decoder:
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
         return self.padded
 
+    @abstractmethod
     def build(self) -> None:
-        raise NotImplementedError
+        """Append the nodes of one forward pass, from input_ids to logits."""
 
 
 class _Llama(_Decoder):

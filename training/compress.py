@@ -11,9 +11,8 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +20,25 @@ import numpy as np
 from transformers import AutoModelForCausalLM
 
 from records.document import DocumentError, read_document
-from runtime.contract import Pair, PairResult, Sampling, Token
+from runtime.contract import PairResult, Sampling, Token
 from runtime.errors import InvalidInput, SluiceError
-from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import MANIFEST_FILE, Manifest, Parity, Step, read_manifest, write_manifest
 from runtime.matching import MatchingEngine
-from runtime.text import load_tokenizer
 from training.causal_graph import write_causal_graph
 from training.checkpoint import git_commit, read_config, versions
+from training.data.errors import DataError
 from training.matching_graph import write_matching_graph
+from training.probe import Engine, Probe, recipe_probe
 from training.quantization import quantize_decoder, quantize_encoder
 from training.recipe import Recipe
 
 GRAPH = "model.onnx"
-Engine = MatchingEngine | GenerationEngine
 LATENCY_RUNS = 40
 
 
 class ParityError(Exception):
     """A step changed the model's outputs by more than its tolerance."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What a step is judged on: texts for parity and latency, and how quality is measured (None: it is not)."""
-
-    texts: Sequence[str]
-    quality: Callable[[Engine], dict[str, float]] | None = None
-
-    @property
-    def pairs(self) -> list[Pair]:
-        """Neighbouring texts as pairs."""
-        return [Pair(a, b) for a, b in zip(self.texts[::2], self.texts[1::2], strict=False)]
 
 
 def export_fp32(checkpoint: Path, target: Path, probe: Probe, tolerance: float) -> Manifest:
@@ -115,25 +100,6 @@ def describe(manifest: Manifest) -> str:
     quality = ", ".join(f"{name} {value:.4f}" for name, value in step.quality.items())
     cost = f"{step.size_bytes / 1e6:.1f} MB, p50 {step.latency_p50_ms or 0:.2f} ms"
     return f"{step.name}: " + ", ".join(part for part in (cost, near, quality) if part)
-
-
-def vocabulary_texts(directory: Path, count: int = 64, seed: int = 7) -> list[str]:
-    """Random texts made of the artifact's own vocabulary, for a model that comes without data."""
-    tokenizer = load_tokenizer(directory / "tokenizer.json")
-    random = np.random.default_rng(seed)
-    ids = random.integers(0, tokenizer.get_vocab_size(), (count, 24))
-    return [tokenizer.decode(row[: random.integers(4, 25)].tolist()) or "a" for row in ids]
-
-
-def sampled_texts(directory: Path, count: int = 8, seed: int = 7) -> list[str]:
-    """Texts that a language model itself finds likely: perplexity on random tokens would say nothing of its quality."""
-    engine = load_engine(directory)
-    assert isinstance(engine, GenerationEngine)
-    tokens = min(128, engine.context // 2)
-    streams = [engine.generate("", Sampling(max_tokens=tokens, seed=seed + number)) for number in range(count)]
-    texts = ["".join(event.text for event in stream) for stream in streams]
-    engine.close()
-    return [text for text in texts if text.strip()] or ["a"]
 
 
 # ---------------------------------------------------------------- measuring
@@ -258,10 +224,8 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     try:
-        from training.evaluate import recipe_probe
-
         made = compress_recipe(recipe, recipe_probe(recipe), log=lambda line: print(line, flush=True))
-    except (SluiceError, ParityError, ValueError) as error:
+    except (SluiceError, DataError, ParityError, ValueError) as error:
         print(f"compress: {error}", file=sys.stderr)
         return 1
     print("made: " + ", ".join(f"{precision} {path}" for precision, path in made.items()))

@@ -133,26 +133,6 @@ def record(directory: Path, manifest: Manifest, evaluation: Evaluation) -> Manif
     return changed
 
 
-# ---------------------------------------------------------------- for compression
-
-PROBE_PAIRS = 64
-PROBE_TEXT_CHARACTERS = 200
-
-
-def recipe_probe(recipe: Recipe) -> Any:
-    """What compression judges its steps on, all from valid: texts for parity and latency, and quality."""
-    from training.compress import Probe  # it pulls in the exporters, which evaluating needs not
-
-    splits = load_splits(recipe)
-    if isinstance(splits, PairSplits):
-        texts = [text for row in splits.valid[:PROBE_PAIRS] for text in (row.text_a, row.text_b)]
-    else:
-        whole = "\n".join(splits.texts("valid"))
-        starts = range(0, min(len(whole), PROBE_PAIRS * PROBE_TEXT_CHARACTERS), PROBE_TEXT_CHARACTERS)
-        texts = [whole[start : start + PROBE_TEXT_CHARACTERS] for start in starts]
-    return Probe(texts=texts, quality=lambda engine: evaluate_split(engine, splits, "valid").metrics)
-
-
 # ---------------------------------------------------------------- the command
 
 

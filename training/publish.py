@@ -67,7 +67,8 @@ def publish_folder(folder: Path, name: str, home: Path, options: argparse.Namesp
     """Export a transformers folder, quantise it if `options.precision` is int8, and publish the result."""
     # torch and the exporter take seconds to import; publishing a finished artifact needs neither.
     from training.checkpoint import adopt_folder
-    from training.compress import Probe, describe, export_fp32, quantize_int8, sampled_texts, vocabulary_texts
+    from training.compress import describe, export_fp32, quantize_int8
+    from training.probe import Probe, sampled_texts, vocabulary_texts
 
     tolerances = Compress()
     with tempfile.TemporaryDirectory(prefix="sluice-") as work:

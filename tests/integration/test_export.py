@@ -30,7 +30,8 @@ from runtime.load import load_engine
 from runtime.manifest import read_manifest
 from tests.unit.runtime.backend_contract import GenerationBackendContract, MatchingBackendContract
 from training.checkpoint import adopt_folder
-from training.compress import GRAPH, ParityError, Probe, export_fp32, quantize_int8, vocabulary_texts
+from training.compress import GRAPH, ParityError, export_fp32, quantize_int8
+from training.probe import Probe, vocabulary_texts
 
 pytestmark = pytest.mark.integration
 VOCABULARY = 258
