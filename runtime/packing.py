@@ -7,7 +7,6 @@ Why at all: a padded batch costs rows x longest row. In arrival order, batches o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from runtime.contract import Limits
 
@@ -34,14 +33,11 @@ def pack(lengths: Sequence[int], limits: Limits) -> list[list[int]]:
     return batches
 
 
-def gather(sorted_lengths: Sequence[int], anchor: int, limits: Limits, sharers: int = 1) -> tuple[int, int]:
+def gather(sorted_lengths: Sequence[int], anchor: int, limits: Limits) -> tuple[int, int]:
     """The slice [start, stop) around `anchor` of an ascending list that makes the best batch containing the anchor.
 
-    Grows over the nearest lengths on either side while rows stay within LENGTH_TOLERANCE and the limits hold. Takes at
-    most its share of the list where `sharers` workers live on it: a batch that takes all leaves the others idle now,
-    and itself when it is done, because its callers answer all at once.
+    Grows over the nearest lengths on either side while rows stay within LENGTH_TOLERANCE and the limits hold.
     """
-    limits = replace(limits, batch_items=min(limits.batch_items, -(-len(sorted_lengths) // sharers)))
     start, stop = anchor, anchor + 1
     longest = sorted_lengths[anchor]
     while _room(longest, stop - start, limits):

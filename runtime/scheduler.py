@@ -226,7 +226,7 @@ class Scheduler:
                     return None
                 self._changed.wait()
             anchor = bisect_left(self._keys, self._next_key())
-            start, stop = gather(self._lengths, anchor, self._limits, sharers=len(self._workers))
+            start, stop = gather(self._lengths, anchor, self._limits)
             batch = [self._remove(key) for key in self._keys[start:stop]]
             now = time.monotonic()
             for item in batch:

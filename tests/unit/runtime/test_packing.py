@@ -50,9 +50,3 @@ def test_gather_contains_the_anchor_keeps_the_limits_and_like_lengths(
 
 def test_gather_fills_the_batch_when_everything_fits() -> None:
     assert gather([20] * 40, 5, Limits(batch_items=32, batch_tokens=2048)) == (5, 37)
-
-
-@pytest.mark.parametrize(("waiting", "sharers", "taken"), [(40, 2, 20), (4, 2, 2), (5, 2, 3), (1, 8, 1), (100, 2, 32)])
-def test_gather_leaves_the_other_workers_their_share(waiting: int, sharers: int, taken: int) -> None:
-    start, stop = gather([20] * waiting, 0, Limits(batch_items=32, batch_tokens=2048), sharers)
-    assert stop - start == taken
