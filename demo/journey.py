@@ -74,7 +74,7 @@ def _call(url: str) -> Iterator[Row]:
 
 def _load(url: str) -> Row:
     begun = monotonic()
-    reports = Path("reports/demo/loadtest")
+    reports = LOGS / "loadtest"
     arguments = ["--host", url, "--duration", "20", "--users", "match=8,completion=2", "--out", str(reports)]
     run("loadtests", "run", *arguments, "--slo", "loadtests/slos/demo.yaml", log=LOGS / "loadtest.log")
     result = json.loads(next(reports.glob("*.json")).read_text(encoding="utf-8"))
@@ -105,7 +105,7 @@ def batch_over_s3() -> Iterator[Row]:
         s3.put_object(Bucket="sluice-in", Key="pairs/part-1.jsonl", Body="\n".join(lines[1::2]).encode() + b"\n")
         run("batch", "run", "batch/jobs/demo.yaml", log=LOGS / "batch.log", environ=environ)
         success = json.loads(s3.get_object(Bucket="sluice-out", Key="predictions/_SUCCESS")["Body"].read())
-        target = LOGS.parent / "demo" / "batch"
+        target = LOGS / "batch"
         target.mkdir(parents=True, exist_ok=True)
         for item in s3.list_objects_v2(Bucket="sluice-out", Prefix="predictions/")["Contents"]:
             path = target / item["Key"].removeprefix("predictions/")

@@ -184,7 +184,7 @@ class _Llama(_Decoder):
         return name, f"{name}.sum"
 
     def build(self) -> None:
-        state, prefix = self.state, "model."
+        state = self.state
         self.rotary_tables()
         stream: str = self.node("Gather", [self.weight("embed", state["model.embed_tokens.weight"]), "input_ids"])
         branch: str | None = None

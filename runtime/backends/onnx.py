@@ -71,11 +71,6 @@ class OnnxGeneration:
         self._cache = {name: np.zeros((slots, *self._slot_shape), np.float32) for name in names}
         self._bindings: dict[tuple[int, int], ort.IOBinding] = {}
 
-    @staticmethod
-    def cache_bytes(shape: CausalShape, slots: int, context: int) -> int:
-        """Bytes of the key-value cache."""
-        return 2 * shape.layers * slots * shape.kv_heads * context * shape.head_dim * 4
-
     def prefill(self, slot: int, ids: Sequence[int], start: int = 0, all_logits: bool = False) -> F32:
         """Append `ids` to `slot`, which holds `start` tokens -> (1, V), or (T, V) with `all_logits`."""
         tokens = np.asarray([ids], np.int64)  # (1, T)
