@@ -13,11 +13,11 @@ from batch.plan import PlannedModel
 from batch.predictions import Prediction
 from batch.reading import Item, Reject, Shard, beginning
 from runtime.contract import Finish, Pair, PairResult, Sampling
+from runtime.encoder import EncoderEngine
 from runtime.errors import ArtifactRefused, InvalidInput, SluiceError
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import read_manifest
-from runtime.matching import MatchingEngine
 
 SLOTS = 8
 
@@ -52,7 +52,7 @@ class Scorer:
         """Predictions and bad rows of one shard."""
         items = [row for row in shard.rows if isinstance(row, Item)]
         engine = self._engine
-        if isinstance(engine, MatchingEngine):
+        if isinstance(engine, EncoderEngine):
             outcomes = self._match(engine, items)
         else:
             outcomes = self._continue(engine, items, shard.short)
@@ -73,7 +73,7 @@ class Scorer:
         """Let go of the engine."""
         self._engine.close()
 
-    def _match(self, engine: MatchingEngine, items: Sequence[Item]) -> list[Prediction | SluiceError]:
+    def _match(self, engine: EncoderEngine, items: Sequence[Item]) -> list[Prediction | SluiceError]:
         pairs = [Pair(*item.texts) for item in items]
         refused: dict[int, SluiceError] = {}
         if not self._job.truncate:
@@ -115,9 +115,9 @@ def row_seed(seed: int, short: str, line: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _refusal(engine: MatchingEngine, pair: Pair) -> SluiceError | None:
+def _refusal(engine: EncoderEngine, pair: Pair) -> SluiceError | None:
     try:
-        engine.encode([pair], truncate=False)
+        engine.prepare([pair], truncate=False)
     except InvalidInput as error:
         # The engine counts places in its list; here the row has a name of its own.
         return InvalidInput(error.message.replace("pairs[0]", "the pair"))

@@ -21,7 +21,7 @@ from benchmarks.raw import Raw, cores
 from benchmarks.table import bench_table
 from demo.commands import StepFailed, free_port, server
 from demo.table import cpu_name
-from runtime.backends.onnx import OnnxMatching
+from runtime.backends.onnx import OnnxEncoder
 from runtime.backends.torch import TorchMatching
 from runtime.contract import Pair
 from runtime.errors import SluiceError
@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> int:
         rows = [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()]
         pairs = [Pair(row["text_a"], row["text_b"]) for row in rows]
         # One thread a batch, as many batches as cores; torch parallelises inside a batch by itself.
-        raws = {"raw int8": Raw(entry.path, OnnxMatching(entry.path / (entry.manifest.graph or "")), pairs, cores())}
+        raws = {"raw int8": Raw(entry.path, OnnxEncoder(entry.path / (entry.manifest.graph or "")), pairs, cores())}
         if options.checkpoint.is_dir():
             raws["raw fp32 torch"] = Raw(options.checkpoint, TorchMatching(options.checkpoint), pairs, 1)
         else:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.contract import EncodedPair, MatchingBackend, Pair
+from runtime.contract import Encoded, EncoderBackend, Pair
 from runtime.manifest import Manifest, read_manifest
-from runtime.text import PairEncoder, load_tokenizer
+from runtime.text import TextEncoder, load_tokenizer
 
 BATCH = 32
 
@@ -20,9 +20,9 @@ BATCH = 32
 class Raw:
     """One artifact behind its backend alone. `parallel`: batches computed at once, each on one thread."""
 
-    def __init__(self, directory: Path, backend: MatchingBackend, pairs: Sequence[Pair], parallel: int) -> None:
+    def __init__(self, directory: Path, backend: EncoderBackend, pairs: Sequence[Pair], parallel: int) -> None:
         self.manifest: Manifest = read_manifest(directory)
-        encoder = PairEncoder(load_tokenizer(directory / self.manifest.tokenizer), self.manifest.max_tokens)
+        encoder = TextEncoder(load_tokenizer(directory / self.manifest.tokenizer), self.manifest.max_tokens)
         encoded = sorted(encoder.encode(pairs), key=len)
         self._backend = backend
         self._parallel = parallel
@@ -35,17 +35,17 @@ class Raw:
 
         def run() -> None:
             with ThreadPoolExecutor(self._parallel) as pool:
-                list(pool.map(lambda batch: self._backend.logits(*batch), self._batches))
+                list(pool.map(lambda batch: self._backend.forward(*batch), self._batches))
 
         return self._pairs / _seconds(run)
 
     def p50_ms(self, count: int = 100) -> float:
         """Median latency of one pair alone, over pairs of all lengths."""
         spread = self._singles[:: max(1, len(self._singles) // count)]
-        times = [_seconds(lambda single=single: self._backend.logits(*single)) for single in spread]  # type: ignore[misc]
+        times = [_seconds(lambda single=single: self._backend.forward(*single)) for single in spread]  # type: ignore[misc]
         return float(np.median(times) * 1000)
 
-    def _pad(self, items: Sequence[EncodedPair]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _pad(self, items: Sequence[Encoded]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         longest = max(map(len, items))
         ids = np.full((len(items), longest), self.manifest.pad_token_id, np.int64)
         mask, types = np.zeros_like(ids), np.zeros_like(ids)

@@ -1,11 +1,12 @@
 """The seams of the engine: what callers hand in and get back, and what a backend must offer.
 
-Nothing heavy is imported here. Shapes: B rows of a batch, T padded tokens, C classes, V vocabulary, n running slots.
+Nothing heavy is imported here. Shapes: B rows of a batch, T padded tokens, C classes, D dimensions, V vocabulary,
+n running slots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 
 
-# ---------------------------------------------------------------- matching
+# ---------------------------------------------------------------- encoders: matching and embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedPair:
-    """A tokenised pair: `ids` and `type_ids` have the same length, special tokens included."""
+class Encoded:
+    """A tokenised text or pair: `ids` and `type_ids` have the same length, special tokens included."""
 
     ids: tuple[int, ...]
     type_ids: tuple[int, ...]
@@ -43,7 +44,8 @@ class EncodedPair:
 
 @dataclass(frozen=True, slots=True)
 class PairResult:
-    """One scored pair. `score` in [0, 1] is the probability of the positive label."""
+    """One scored pair. `score` in [0, 1]: a cross-encoder's probability of the positive label, or (1 + cosine) / 2 of a
+    bi-encoder's two vectors."""
 
     score: float
     tokens: int
@@ -55,22 +57,49 @@ class PairResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedding:
+    """One embedded text. `vector` (D,): pooled, not normalised."""
+
+    vector: F32
+    tokens: int
+    dropped_tokens: int = 0
+
+    @property
+    def truncated(self) -> bool:
+        return self.dropped_tokens > 0
+
+
+Result = PairResult | Embedding  # of one encoded item
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Pairs ready for the queue: the items to compute, and `join`, which makes one result a pair of theirs.
+
+    The lists are not of one length: a bi-encoder computes each distinct text once.
+    """
+
+    items: Sequence[Encoded]
+    join: Callable[[Sequence[Result | SluiceError]], list[PairResult | SluiceError]]
+
+
+@dataclass(frozen=True, slots=True)
 class JobResult:
     """A request's items in the caller's order; an item that failed alone carries its error.
 
     `queue_s`: from submission to the first item's compute. `compute_s`: from there to the last item's result.
     """
 
-    items: Sequence[PairResult | SluiceError]
+    items: Sequence[Result | SluiceError]
     queue_s: float
     compute_s: float
 
 
-class MatchingBackend(Protocol):
-    """Padded token ids in, logits out. Thread-safe: several threads may call `logits` at once."""
+class EncoderBackend(Protocol):
+    """Padded token ids in, a row of numbers for each sequence out. Thread-safe: several threads may call at once."""
 
-    def logits(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
-        """(B, T) each -> (B, C)."""
+    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
+        """(B, T) each -> (B, N): class logits of a matching graph, pooled vectors of an embedding graph."""
         ...
 
 
@@ -172,3 +201,10 @@ class Observer(Protocol):
         """`event` names: queue_s, batch_items, batch_tokens, padding_ratio, compute_s, ttft_s, inter_token_s,
         prompt_tokens, generated_tokens; and counts of 1: shed, cancelled (label `stage`), finished (label `reason`)."""
         ...
+
+
+class Silent:
+    """An observer that nobody listens to."""
+
+    def observe(self, event: str, value: float, **labels: Any) -> None:
+        """Ignore the event."""

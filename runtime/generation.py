@@ -18,7 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from runtime import sampling as sampler
-from runtime.contract import Event, Finish, GenerationBackend, Limits, Load, Observer, Sampling, Token
+from runtime.contract import Event, Finish, GenerationBackend, Limits, Load, Observer, Sampling, Silent, Token
 from runtime.errors import (
     BackendFailed,
     Cancelled,
@@ -30,7 +30,6 @@ from runtime.errors import (
     TooManyTokens,
 )
 from runtime.manifest import CausalShape, Manifest
-from runtime.matching import Silent
 from runtime.text import TokenPrinter, check_text
 
 logger = logging.getLogger(__name__)

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.contract import GenerationBackend, Limits, MatchingBackend, Observer
+from runtime.contract import EncoderBackend, GenerationBackend, Limits, Observer
 from runtime.errors import ArtifactRefused
 from runtime.manifest import CausalShape, Manifest, verify
 from runtime.text import load_tokenizer
 
 if TYPE_CHECKING:
+    from runtime.embedding import EmbeddingEngine
     from runtime.generation import GenerationEngine
     from runtime.matching import MatchingEngine
 
@@ -23,7 +24,7 @@ def load_engine(
     threads: int | None = None,
     slots: int = 8,
     observer: Observer | None = None,
-) -> MatchingEngine | GenerationEngine:
+) -> MatchingEngine | EmbeddingEngine | GenerationEngine:
     """Verify the artifact in `directory` and load it.
 
     `threads`: cores to use, default all that this process may. `slots`: sequences that generate at once.
@@ -35,32 +36,37 @@ def load_engine(
     if manifest.kind == "matching":
         from runtime.matching import MatchingEngine
 
-        backend = _matching_backend(directory, manifest)
+        backend = _encoder_backend(directory, manifest)
         return MatchingEngine(manifest, tokenizer, backend, limits=limits, threads=threads, observer=observer)
+    if manifest.kind == "embedding":
+        from runtime.embedding import EmbeddingEngine
+
+        backend = _encoder_backend(directory, manifest)
+        return EmbeddingEngine(manifest, tokenizer, backend, limits=limits, threads=threads, observer=observer)
     if manifest.kind == "generation" and manifest.causal:
         from runtime.generation import GenerationEngine
 
         # One slot more than asked for: the engine's scratch for scoring texts.
         generation = _generation_backend(directory, manifest, manifest.causal, slots + 1, threads)
         return GenerationEngine(manifest, manifest.causal, tokenizer, generation, limits=limits, observer=observer)
-    raise ArtifactRefused(f"{directory} is of kind {manifest.kind!r}; matching and generation can be loaded.")
+    raise ArtifactRefused(f"{directory} is of kind {manifest.kind!r}, but its manifest has no `causal` shape.")
 
 
 # Backends are imported when they are needed: serving must never load torch, tests need no onnxruntime.
 
 
-def _matching_backend(directory: Path, manifest: Manifest) -> MatchingBackend:
+def _encoder_backend(directory: Path, manifest: Manifest) -> EncoderBackend:
     if manifest.format == "onnx":
-        from runtime.backends.onnx import OnnxMatching
+        from runtime.backends.onnx import OnnxEncoder
 
-        return OnnxMatching(directory / _graph(directory, manifest))
+        return OnnxEncoder(directory / _graph(directory, manifest))
     if manifest.format == "torch":
         from runtime.backends.torch import TorchMatching
 
         return TorchMatching(directory)
-    from runtime.backends.fake import FakeMatching
+    from runtime.backends.fake import FakeEmbedding, FakeMatching
 
-    return FakeMatching(directory)
+    return FakeEmbedding(directory) if manifest.kind == "embedding" else FakeMatching(directory)
 
 
 def _generation_backend(

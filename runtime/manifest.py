@@ -105,6 +105,7 @@ class Manifest(_Record):
     labels: tuple[str, ...] = ()
     positive_label: int | None = None  # index into `labels` whose probability is the score
     threshold: float | None = Field(default=None, ge=0, le=1)
+    dimensions: int | None = Field(default=None, gt=0)  # of an embedding model's vectors
     causal: CausalShape | None = None
     files: dict[str, File]
     parent: str | None = None  # digest of the artifact this one was made from

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from runtime.contract import EncodedPair, JobResult, Limits, Load, Observer, PairResult
+from runtime.contract import Encoded, JobResult, Limits, Load, Observer, Result
 from runtime.errors import BackendFailed, Cancelled, DeadlineExceeded, NotReady, Overloaded, SluiceError
 from runtime.packing import gather
 
@@ -31,7 +31,7 @@ RATE_WEIGHT = 0.1
 class Job:
     """One request: its items are computed in any order and any company and answered in the caller's order."""
 
-    def __init__(self, scheduler: Scheduler, items: Sequence[EncodedPair], deadline: float | None) -> None:
+    def __init__(self, scheduler: Scheduler, items: Sequence[Encoded], deadline: float | None) -> None:
         self.future: Future[JobResult] = Future()
         # From here on only this class ends the future: a waiter that is cancelled must call `cancel`, which also
         # takes the items out of the queue.
@@ -42,14 +42,14 @@ class Job:
         self.waiting: dict[Key, None] = {}  # its queued items, oldest first
         self.served_tokens = 0
         self._scheduler = scheduler
-        self._results: list[PairResult | SluiceError | None] = [None] * len(items)
+        self._results: list[Result | SluiceError | None] = [None] * len(items)
         self._open = len(items)
 
     def cancel(self) -> None:
         """The caller left: queued items are dropped before compute, running ones are finished and thrown away."""
         self._scheduler.cancel(self)
 
-    def _finish(self, index: int, result: PairResult | SluiceError) -> None:
+    def _finish(self, index: int, result: Result | SluiceError) -> None:
         self._results[index] = result
         self._open -= 1
         if self._open == 0 and not self.future.done():
@@ -64,7 +64,7 @@ Key = tuple[int, int]  # (length in tokens, number of arrival)
 class _Item:
     __slots__ = ("encoded", "index", "job")
 
-    def __init__(self, job: Job, index: int, encoded: EncodedPair) -> None:
+    def __init__(self, job: Job, index: int, encoded: Encoded) -> None:
         self.job = job
         self.index = index
         self.encoded = encoded
@@ -75,7 +75,7 @@ class Scheduler:
 
     def __init__(
         self,
-        compute: Callable[[Sequence[EncodedPair]], Sequence[PairResult]],
+        compute: Callable[[Sequence[Encoded]], Sequence[Result]],
         limits: Limits,
         workers: int,
         observer: Observer,
@@ -103,7 +103,7 @@ class Scheduler:
 
     # ------------------------------------------------------------ callers' side
 
-    def submit(self, items: Sequence[EncodedPair], deadline: float | None) -> Job:
+    def submit(self, items: Sequence[Encoded], deadline: float | None) -> Job:
         """Queue a request. Raises Overloaded (with when to come back) or NotReady; never waits."""
         job = Job(self, items, deadline)
         tokens = sum(map(len, items))
@@ -264,8 +264,8 @@ class Scheduler:
 
 
 def compute_isolated(
-    compute: Callable[[Sequence[EncodedPair]], Sequence[PairResult]], rows: Sequence[EncodedPair]
-) -> list[PairResult | SluiceError]:
+    compute: Callable[[Sequence[Encoded]], Sequence[Result]], rows: Sequence[Encoded]
+) -> list[Result | SluiceError]:
     """Compute a batch; if it fails, halve it until the rows that fail stand alone: their neighbours still succeed."""
     try:
         return list(compute(rows))

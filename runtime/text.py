@@ -3,13 +3,17 @@ serving and batch. Wraps the `tokenizers` library; knows the manifest, not the m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from tokenizers import Tokenizer
 
-from runtime.contract import EncodedPair, Pair
+from runtime.contract import Encoded, Pair
 from runtime.errors import ArtifactRefused, InvalidInput, TooManyTokens
+
+Side = Literal["right", "left"]
+SIDES: tuple[Side, ...] = get_args(Side)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -35,40 +39,58 @@ def check_text(text: str, param: str) -> None:
         ) from None
 
 
-class PairEncoder:
-    """Tokenises pairs to at most `max_tokens`, special tokens included; the longer text loses tokens first."""
+class TextEncoder:
+    """Tokenises texts and pairs to at most `max_tokens`, special tokens included; of a pair, the longer text loses
+    tokens first."""
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self._whole = tokenizer
-        # A second tokenizer carries the truncation setting, because it is state of the object and calls are concurrent.
-        self._cut = Tokenizer.from_str(tokenizer.to_str())
-        self._cut.enable_truncation(max_tokens, strategy="longest_first")
+        # Tokenizers of their own carry the truncation setting, because it is state of the object and calls are
+        # concurrent.
+        self._cut: dict[Side, Tokenizer] = {}
+        for side in SIDES:
+            self._cut[side] = Tokenizer.from_str(tokenizer.to_str())
+            self._cut[side].enable_truncation(max_tokens, strategy="longest_first", direction=side)
 
-    def encode(self, pairs: Sequence[Pair], *, truncate: bool = True) -> list[EncodedPair]:
-        """Token ids of each pair, in order.
+    def encode(
+        self,
+        inputs: Sequence[str | Pair],
+        *,
+        truncate: bool = True,
+        side: Side = "right",
+        name: Callable[[int], str] = "pairs[{}]".format,
+    ) -> list[Encoded]:
+        """Token ids of each text or pair, in order. `side`: where a text that does not fit is cut. `name`: what the
+        caller calls the input of an index, for errors.
 
-        Raises TooManyTokens for the first pair that does not fit when `truncate` is False, with the exact count,
+        Raises TooManyTokens for the first one that does not fit when `truncate` is False, with the exact count,
         and InvalidInput for text that is not well-formed Unicode.
         """
-        for index, pair in enumerate(pairs):
-            check_text(pair.text_a, f"pairs[{index}].text_a")
-            check_text(pair.text_b, f"pairs[{index}].text_b")
+        texts: list[str | tuple[str, str]] = []
+        for index, each in enumerate(inputs):
+            if isinstance(each, str):
+                check_text(each, name(index))
+                texts.append(each)
+            else:
+                check_text(each.text_a, f"{name(index)}.text_a")
+                check_text(each.text_b, f"{name(index)}.text_b")
+                texts.append((each.text_a, each.text_b))
         # Byte offsets are not needed, which makes the fast variant about a third cheaper.
-        encodings = self._whole.encode_batch_fast([(pair.text_a, pair.text_b) for pair in pairs])
+        encodings = self._whole.encode_batch_fast(texts)
         encoded = []
-        for index, (pair, encoding) in enumerate(zip(pairs, encodings, strict=True)):
+        for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
             dropped = len(encoding) - self.max_tokens
             if dropped > 0:
                 if not truncate:
                     raise TooManyTokens(
-                        f"pairs[{index}] has {len(encoding)} tokens; this model takes {self.max_tokens}. "
-                        "Shorten the texts or allow truncation.",
-                        param=f"pairs[{index}]",
+                        f"{name(index)} has {len(encoding)} tokens; this model takes {self.max_tokens}. "
+                        "Shorten the text or allow truncation.",
+                        param=name(index),
                     )
                 # As a batch of one: only the batch functions let other threads run meanwhile.
-                encoding = self._cut.encode_batch_fast([(pair.text_a, pair.text_b)])[0]
-            encoded.append(EncodedPair(tuple(encoding.ids), tuple(encoding.type_ids), max(dropped, 0)))
+                encoding = self._cut[side].encode_batch_fast([text])[0]
+            encoded.append(Encoded(tuple(encoding.ids), tuple(encoding.type_ids), max(dropped, 0)))
         return encoded
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime.contract import Observer
+from runtime.encoder import EncoderEngine
 from runtime.errors import ArtifactRefused, ModelNotFound
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import Kind, read_manifest
-from runtime.matching import MatchingEngine
 from runtime.store import STAGES, Entry, ModelStore
 from serving.settings import Settings, variable
 
@@ -46,7 +46,7 @@ class Served:
     threshold: float
     labels: tuple[str, str]
     card: dict[str, Any]
-    engine: MatchingEngine | GenerationEngine
+    engine: EncoderEngine | GenerationEngine
 
 
 def choose(settings: Settings, kinds: Sequence[Kind], store: ModelStore) -> list[Choice]:

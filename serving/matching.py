@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from runtime.contract import EncodedPair, JobResult, Pair, PairResult
+from runtime.contract import JobResult, Pair, PairResult
+from runtime.encoder import EncoderEngine
 from runtime.errors import Cancelled, DeadlineExceeded, LimitExceeded, SluiceError
-from runtime.matching import MatchingEngine
 from runtime.scheduler import Job
 from serving.call import Call
 from serving.catalogue import Served
@@ -89,7 +89,7 @@ def _usage(call: Call) -> dict[str, int]:
 async def _score(room: Room, call: Call, served: Served, pairs: Sequence[Pair], *, truncate: bool) -> Sequence[Outcome]:
     """Raises what the engine's `encode` and `submit` raise, DeadlineExceeded, and Cancelled when the client leaves."""
     engine = served.engine
-    assert isinstance(engine, MatchingEngine)
+    assert isinstance(engine, EncoderEngine)
     deadline = call.deadline(room.settings.match_deadline_ms)
     characters = sum(len(pair.text_a) + len(pair.text_b) for pair in pairs)
     if characters > room.settings.max_body_bytes:
@@ -100,19 +100,18 @@ async def _score(room: Room, call: Call, served: Served, pairs: Sequence[Pair], 
             param="query",
         )
     begun = time.monotonic()
-    encoded: list[EncodedPair]
     if characters > INLINE_CHARACTERS:
-        encoded = await asyncio.to_thread(engine.encode, pairs, truncate=truncate)
+        prepared = await asyncio.to_thread(engine.prepare, pairs, truncate=truncate)
     else:
-        encoded = engine.encode(pairs, truncate=truncate)
-    call.tokens = sum(map(len, encoded))
+        prepared = engine.prepare(pairs, truncate=truncate)
+    call.tokens = sum(map(len, prepared.items))
     call.tokenize_s = time.monotonic() - begun
     room.metrics.tokenized(served.id, call.tokenize_s)
-    job = engine.submit(encoded, deadline=deadline)
+    job = engine.submit(prepared.items, deadline=deadline)
     with call.watched(job.cancel):
         result = await _finished(job, deadline)
     call.queue_s, call.compute_s = result.queue_s, result.compute_s
-    return result.items
+    return prepared.join(result.items)
 
 
 async def _finished(job: Job, deadline: float) -> JobResult:

@@ -21,10 +21,10 @@ from transformers import AutoModelForCausalLM
 
 from records.document import DocumentError, read_document
 from runtime.contract import PairResult, Sampling, Token
+from runtime.encoder import EncoderEngine
 from runtime.errors import InvalidInput, SluiceError
 from runtime.load import load_engine
 from runtime.manifest import MANIFEST_FILE, Manifest, Parity, Step, read_manifest, write_manifest
-from runtime.matching import MatchingEngine
 from training.causal_graph import write_causal_graph
 from training.checkpoint import git_commit, read_config, versions
 from training.data.errors import DataError
@@ -107,7 +107,7 @@ def describe(manifest: Manifest) -> str:
 
 def _outputs(engine: Engine, probe: Probe) -> np.ndarray:
     """Scores of the probe's pairs, or log-probabilities of its texts' tokens."""
-    if isinstance(engine, MatchingEngine):
+    if isinstance(engine, EncoderEngine):
         return np.asarray([_score(result) for result in engine.score(probe.pairs)])
     encoded = [engine.encode(text)[: engine.context] for text in probe.texts]
     return np.asarray([value for ids in encoded if len(ids) > 1 for value in engine.log_probs(ids)])
@@ -132,8 +132,8 @@ def _typical_difference(before: np.ndarray, after: np.ndarray, kind: str) -> tup
 
 def latency_p50_ms(engine: Engine, probe: Probe) -> float:
     """Median milliseconds of one pair of about 32 tokens, or of one generated token after a short prompt."""
-    if isinstance(engine, MatchingEngine):
-        pair = min(probe.pairs, key=lambda pair: abs(len(engine.encode([pair])[0]) - 32))
+    if isinstance(engine, EncoderEngine):
+        pair = min(probe.pairs, key=lambda pair: abs(len(engine.prepare([pair]).items[0]) - 32))
         times = []
         for _ in range(LATENCY_RUNS):
             begun = time.perf_counter()

@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from records.document import DocumentError, read_document
 from runtime.contract import Pair
+from runtime.encoder import EncoderEngine
 from runtime.errors import InvalidInput, SluiceError
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import Evaluation, Manifest, read_manifest, replace_manifest
-from runtime.matching import MatchingEngine
 from training.data.errors import DataError
 from training.data.pairs import LabelledPair
 from training.data.splits import PairSplits, load_splits
@@ -31,12 +31,12 @@ from training.data.texts import TextSplits
 from training.metrics import matching_metrics
 from training.recipe import Recipe
 
-Engine = MatchingEngine | GenerationEngine
+Engine = EncoderEngine | GenerationEngine
 # In the order in which they are made.
 ARTIFACTS = ("checkpoint", "fp32", "int8")
 
 
-def score_pairs(engine: MatchingEngine, pairs: Sequence[Pair]) -> list[float]:
+def score_pairs(engine: EncoderEngine, pairs: Sequence[Pair]) -> list[float]:
     """Scores in order. Raises the first error that an item has."""
     with tqdm(total=len(pairs), desc="score", unit="pair", disable=not sys.stderr.isatty(), leave=False) as bar:
         results = engine.score(pairs, progress=bar.update)
@@ -48,7 +48,7 @@ def score_pairs(engine: MatchingEngine, pairs: Sequence[Pair]) -> list[float]:
     return scores
 
 
-def evaluate_matching(engine: MatchingEngine, pairs: Sequence[Pair], labels: Sequence[int]) -> dict[str, float]:
+def evaluate_matching(engine: EncoderEngine, pairs: Sequence[Pair], labels: Sequence[int]) -> dict[str, float]:
     """accuracy, precision, recall, f1 at the artifact's threshold (0.5 where it has none), roc_auc, average_precision.
 
     `labels`: 1 where a pair has the positive label. Raises InvalidInput when all labels are the same.
@@ -103,7 +103,7 @@ def _with_begin(engine: GenerationEngine, ids: list[int]) -> list[int]:
 
 def evaluate_split(engine: Engine, splits: PairSplits | TextSplits, split: str) -> Evaluation:
     """Metrics of one split of a recipe's data. Raises InvalidInput when the data is of another kind."""
-    if isinstance(engine, MatchingEngine) and isinstance(splits, PairSplits):
+    if isinstance(engine, EncoderEngine) and isinstance(splits, PairSplits):
         rows = splits.rows(split)
         metrics = evaluate_matching(engine, *as_pairs(rows, splits.positive))
         return _evaluation(split, splits.sha256(split), len(rows), metrics)

@@ -18,7 +18,7 @@ from models.cross_encoder import freeze_embeddings
 from models.registry import builder
 from runtime.contract import Pair
 from runtime.errors import InvalidInput
-from runtime.text import PairEncoder, load_tokenizer
+from runtime.text import TextEncoder, load_tokenizer
 from training.data.pairs import LabelledPair
 from training.metrics import average_precision
 from training.recipe import CrossEncoder, PairData, Train
@@ -48,7 +48,7 @@ def prepare_matching(
         freeze_embeddings(network)
     tokenizer = _tokenizer(base, work, model.max_tokens)
     # The very code that tokenises when the model is served.
-    encoder = PairEncoder(load_tokenizer(work / "tokenizer.json"), model.max_tokens)
+    encoder = TextEncoder(load_tokenizer(work / "tokenizer.json"), model.max_tokens)
     segments = getattr(network.config, "type_vocab_size", 0) > 1
     pad = network.config.pad_token_id or 0
     positive = data.labels.index(data.positive)

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from runtime.contract import Pair, Sampling
+from runtime.encoder import EncoderEngine
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
-from runtime.matching import MatchingEngine
 from runtime.text import load_tokenizer
 from training.data.splits import PairSplits, load_splits
 from training.evaluate import evaluate_split
 from training.recipe import Recipe
 
-Engine = MatchingEngine | GenerationEngine
+Engine = EncoderEngine | GenerationEngine
 PROBE_PAIRS = 64
 PROBE_TEXT_CHARACTERS = 200
 

@@ -22,10 +22,10 @@ import torch
 import transformers
 
 from records.document import DocumentError, read_document
+from runtime.encoder import EncoderEngine
 from runtime.errors import ArtifactRefused, InvalidInput, SluiceError
 from runtime.load import load_engine
 from runtime.manifest import Manifest, replace_manifest, sha256_file, verify
-from runtime.matching import MatchingEngine
 from training.bases import resolve_base
 from training.checkpoint import git_commit, seal_checkpoint, versions
 from training.curves import draw_curves
@@ -167,7 +167,7 @@ def _save(recipe: Recipe, splits: PairSplits | TextSplits, task: Task) -> Manife
     manifest = seal_checkpoint(directory, **fields)
     engine = load_engine(directory)
     try:
-        if isinstance(engine, MatchingEngine) and isinstance(splits, PairSplits):
+        if isinstance(engine, EncoderEngine) and isinstance(splits, PairSplits):
             pairs, truth = as_pairs(splits.valid, splits.positive)
             manifest = manifest.model_copy(update={"threshold": best_threshold(score_pairs(engine, pairs), truth)})
             replace_manifest(directory, manifest)

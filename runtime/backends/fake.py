@@ -1,6 +1,7 @@
 """A backend without weights, for tests, dry runs of load tests and front-end work. Deterministic, with knobs.
 
-Matching scores a pair by the overlap of its lower-cased words (Jaccard); a row that contains POISON raises.
+Matching scores a pair by the overlap of its lower-cased words (Jaccard), embedding hashes the words into a vector; a
+row that contains POISON raises.
 Generation repeats TALE, byte by byte, from wherever the sequence is.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +25,7 @@ POISON = "<poison>"
 TALE = "a sluice lets through what is asked for, no more and no less. "
 END, SEPARATOR = 256, 257
 VOCABULARY = 258
+FAKE_DIMENSIONS = 64
 SETTINGS_FILE = "fake.json"
 
 
@@ -52,7 +55,8 @@ def write_fake_artifact(directory: Path, kind: Kind, **settings: float) -> Manif
         max_tokens=knobs.max_tokens,
         labels=("different", "same") if kind == "matching" else (),
         positive_label=1 if kind == "matching" else None,
-        threshold=0.5 if kind == "matching" else None,
+        threshold=None if kind == "generation" else 0.5,
+        dimensions=FAKE_DIMENSIONS if kind == "embedding" else None,
         causal=shape if kind == "generation" else None,
     )
 
@@ -83,7 +87,10 @@ def byte_tokenizer(*, pairs: bool) -> Tokenizer:
 
 
 def _words(ids: I64) -> set[str]:
-    return set(bytes(int(i) for i in ids if i < END).decode("utf-8", "replace").lower().split())
+    words = set(bytes(int(i) for i in ids if i < END).decode("utf-8", "replace").lower().split())
+    if any(POISON in word for word in words):
+        raise RuntimeError("this row is poison")
+    return words
 
 
 class FakeMatching:
@@ -92,17 +99,31 @@ class FakeMatching:
     def __init__(self, directory: Path) -> None:
         self._settings = read_settings(directory)
 
-    def logits(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
+    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
         """(B, T) each -> (B, 2)."""
         time.sleep(self._settings.latency_s)
         rows = []
         for ids, mask, types in zip(input_ids, attention_mask, token_type_ids, strict=True):
             a, b = (_words(ids[(mask == 1) & (types == side)]) for side in (0, 1))
-            if any(POISON in word for word in a | b):
-                raise RuntimeError("this row is poison")
             overlap = len(a & b) / max(len(a | b), 1)
             rows.append((0.0, 8 * (overlap - 0.5)))
         return np.asarray(rows, np.float32)
+
+
+class FakeEmbedding:
+    """A word is a direction, a text the sum of its words; see the module."""
+
+    def __init__(self, directory: Path) -> None:
+        self._settings = read_settings(directory)
+
+    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
+        """(B, T) each -> (B, FAKE_DIMENSIONS)."""
+        time.sleep(self._settings.latency_s)
+        vectors = np.zeros((len(input_ids), FAKE_DIMENSIONS), np.float32)
+        for vector, ids, mask in zip(vectors, input_ids, attention_mask, strict=True):
+            for word in _words(ids[mask == 1]):
+                vector[zlib.crc32(word.encode()) % FAKE_DIMENSIONS] += 1
+        return vectors
 
 
 class FakeGeneration:

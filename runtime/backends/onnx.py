@@ -32,8 +32,9 @@ def open_session(graph: Path, threads: int) -> ort.InferenceSession:
         raise ArtifactRefused(f"{graph} cannot be loaded by ONNX Runtime {ort.__version__}: {error}") from None
 
 
-class OnnxMatching:
-    """An encoder with a classification head: inputs input_ids, attention_mask[, token_type_ids]; output logits.
+class OnnxEncoder:
+    """An encoder with its head: inputs input_ids, attention_mask[, token_type_ids]; one output of (B, N), which is
+    `logits` in a matching graph and `embedding` in an embedding graph.
 
     One single-threaded session is shared by all callers: `run` computes on the calling thread, so N callers use N cores
     with one copy of the weights.
@@ -42,15 +43,16 @@ class OnnxMatching:
     def __init__(self, graph: Path) -> None:
         self._session = open_session(graph, threads=1)
         self._inputs = {node.name for node in self._session.get_inputs()}
+        self._output = self._session.get_outputs()[0].name
         needed = {"input_ids", "attention_mask"}
         if not needed <= self._inputs <= needed | {"token_type_ids"}:
-            raise ArtifactRefused(f"{graph} has inputs {sorted(self._inputs)}; a matching graph has {sorted(needed)}.")
+            raise ArtifactRefused(f"{graph} has inputs {sorted(self._inputs)}; an encoder graph has {sorted(needed)}.")
 
-    def logits(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
-        """(B, T) each -> (B, C)."""
+    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
+        """(B, T) each -> (B, N)."""
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         feeds = {name: value for name, value in feeds.items() if name in self._inputs}
-        return np.asarray(self._session.run(["logits"], feeds)[0], np.float32)
+        return np.asarray(self._session.run([self._output], feeds)[0], np.float32)
 
 
 class OnnxGeneration:

@@ -22,13 +22,13 @@ from transformers import (
 )
 
 from runtime.backends.fake import byte_tokenizer
-from runtime.backends.onnx import OnnxGeneration, OnnxMatching
+from runtime.backends.onnx import OnnxEncoder, OnnxGeneration
 from runtime.backends.torch import TorchGeneration, TorchMatching
 from runtime.contract import Sampling
 from runtime.errors import ArtifactRefused, InvalidInput
 from runtime.load import load_engine
 from runtime.manifest import read_manifest
-from tests.unit.runtime.backend_contract import GenerationBackendContract, MatchingBackendContract
+from tests.unit.runtime.backend_contract import EncoderBackendContract, GenerationBackendContract
 from training.checkpoint import adopt_folder
 from training.compress import GRAPH, ParityError, export_fp32, quantize_int8
 from training.probe import Probe, vocabulary_texts
@@ -91,15 +91,15 @@ def artifacts(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     return made
 
 
-class _Matching(MatchingBackendContract):
+class _Matching(EncoderBackendContract):
     vocab_size = 256
     graph: str
     model: str
 
     @pytest.fixture
-    def backend(self, artifacts: dict[str, Path]) -> OnnxMatching | TorchMatching:
+    def backend(self, artifacts: dict[str, Path]) -> OnnxEncoder | TorchMatching:
         root = artifacts[self.model] / self.graph
-        return TorchMatching(root) if self.graph == "torch" else OnnxMatching(root / GRAPH)
+        return TorchMatching(root) if self.graph == "torch" else OnnxEncoder(root / GRAPH)
 
 
 class TestBertTorch(_Matching):
@@ -123,7 +123,7 @@ class TestRobertaFp32(_Matching):
         ids, mask = np.ones((len(rows), longest), np.int64), np.zeros((len(rows), longest), np.int64)
         for number, row in enumerate(rows):
             ids[number, : len(row)], mask[number, : len(row)] = row, 1
-        return np.asarray(backend.logits(ids, mask, np.zeros_like(ids)))
+        return np.asarray(backend.forward(ids, mask, np.zeros_like(ids)))
 
 
 class _Generation(GenerationBackendContract):
@@ -214,4 +214,4 @@ def test_a_folder_that_cannot_be_published_is_named(
 def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(ArtifactRefused, match="cannot be loaded by ONNX Runtime"):
-        OnnxMatching(tmp_path / "model.onnx")
+        OnnxEncoder(tmp_path / "model.onnx")

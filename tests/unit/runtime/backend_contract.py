@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from runtime.contract import GenerationBackend, MatchingBackend
+from runtime.contract import EncoderBackend, GenerationBackend
 
 
-class MatchingBackendContract:
+class EncoderBackendContract:
     """A batch is the sum of its rows: padding, order and neighbours do not matter."""
 
     tolerance: float
@@ -18,31 +18,31 @@ class MatchingBackendContract:
         random = np.random.default_rng(5)
         return [random.integers(5, self.vocab_size, length) for length in (4, 9, 9, 17, 30)]
 
-    def run(self, backend: MatchingBackend, rows: list[np.ndarray], width: int | None = None) -> np.ndarray:
+    def run(self, backend: EncoderBackend, rows: list[np.ndarray], width: int | None = None) -> np.ndarray:
         longest = width or max(map(len, rows))
         ids, mask, types = (np.zeros((len(rows), longest), np.int64) for _ in range(3))
         for number, row in enumerate(rows):
             ids[number, : len(row)] = row
             mask[number, : len(row)] = 1
             types[number, len(row) // 2 : len(row)] = 1
-        return backend.logits(ids, mask, types)
+        return backend.forward(ids, mask, types)
 
-    def test_batch_equals_single(self, backend: MatchingBackend) -> None:
+    def test_batch_equals_single(self, backend: EncoderBackend) -> None:
         together = self.run(backend, self.rows())
         alone = np.concatenate([self.run(backend, [row]) for row in self.rows()])
         assert together.shape == alone.shape
         assert np.abs(together - alone).max() <= self.tolerance
 
-    def test_order_does_not_matter(self, backend: MatchingBackend) -> None:
+    def test_order_does_not_matter(self, backend: EncoderBackend) -> None:
         rows = self.rows()
         forward, backward = self.run(backend, rows), self.run(backend, rows[::-1])
         assert np.abs(forward - backward[::-1]).max() <= self.tolerance
 
-    def test_padding_does_not_matter(self, backend: MatchingBackend) -> None:
+    def test_padding_does_not_matter(self, backend: EncoderBackend) -> None:
         rows = self.rows()
         assert np.abs(self.run(backend, rows) - self.run(backend, rows, width=40)).max() <= self.tolerance
 
-    def test_rows_differ(self, backend: MatchingBackend) -> None:
+    def test_rows_differ(self, backend: EncoderBackend) -> None:
         assert np.ptp(self.run(backend, self.rows())[:, 0] - self.run(backend, self.rows())[:, -1]) > 0
 
 

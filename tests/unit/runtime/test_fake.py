@@ -12,12 +12,12 @@ from runtime.contract import Pair
 from runtime.errors import BackendFailed
 from runtime.load import load_engine
 from runtime.matching import MatchingEngine
-from tests.unit.runtime.backend_contract import GenerationBackendContract, MatchingBackendContract
+from tests.unit.runtime.backend_contract import EncoderBackendContract, GenerationBackendContract
 
 pytestmark = pytest.mark.unit
 
 
-class TestFakeMatching(MatchingBackendContract):
+class TestFakeMatching(EncoderBackendContract):
     tolerance = 0.0
     vocab_size = 256
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.contract import EncodedPair, Limits, PairResult
+from runtime.contract import Encoded, Limits, PairResult
 from runtime.errors import BackendFailed, Cancelled, DeadlineExceeded, NotReady, Overloaded
 from runtime.scheduler import Scheduler
 
 pytestmark = pytest.mark.unit
-Compute = Callable[[Sequence[EncodedPair]], Sequence[PairResult]]
+Compute = Callable[[Sequence[Encoded]], Sequence[PairResult]]
 
 
 class Events:
@@ -40,7 +40,7 @@ class Gate:
         self.entered = threading.Event()
         self.batches: list[list[int]] = []
 
-    def __call__(self, rows: Sequence[EncodedPair]) -> list[PairResult]:
+    def __call__(self, rows: Sequence[Encoded]) -> list[PairResult]:
         self.entered.set()
         assert self.open.wait(10)
         self.batches.append([row.ids[0] for row in rows])
@@ -49,8 +49,8 @@ class Gate:
         return [PairResult(row.ids[0] / 1000, len(row)) for row in rows]
 
 
-def item(first: int, length: int = 4) -> EncodedPair:
-    return EncodedPair((first,) * length, (0,) * length)
+def item(first: int, length: int = 4) -> Encoded:
+    return Encoded((first,) * length, (0,) * length)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_request_of_nothing_is_answered_with_nothing(scheduler: Scheduler) -> 
 def test_a_large_request_gets_half_of_the_batches_while_small_ones_keep_coming(events: Events) -> None:
     batches: list[set[int]] = []
 
-    def compute(rows: Sequence[EncodedPair]) -> list[PairResult]:
+    def compute(rows: Sequence[Encoded]) -> list[PairResult]:
         batches.append({row.ids[0] for row in rows})
         # For every batch another small request arrives, so that there is always one that was served less.
         if len(batches) < 100:
@@ -207,7 +207,7 @@ def test_close_finishes_what_is_queued_and_refuses_the_rest(gate: Gate, events: 
 def test_every_job_ends_exactly_once_with_its_own_results(
     requests: list[list[tuple[int, int]]], abandoned: set[int]
 ) -> None:
-    def compute(rows: Sequence[EncodedPair]) -> list[PairResult]:
+    def compute(rows: Sequence[Encoded]) -> list[PairResult]:
         return [PairResult(row.ids[0] / 1000, len(row)) for row in rows]
 
     scheduler = Scheduler(compute, Limits(batch_items=5), workers=3, observer=Events())

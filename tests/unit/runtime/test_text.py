@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from runtime.backends.fake import byte_tokenizer
 from runtime.contract import Pair
 from runtime.errors import ArtifactRefused, InvalidInput, TooManyTokens
-from runtime.text import PairEncoder, TokenPrinter, load_tokenizer
+from runtime.text import TextEncoder, TokenPrinter, load_tokenizer
 
 pytestmark = pytest.mark.unit
 TOKENIZER: Tokenizer = byte_tokenizer(pairs=False)
@@ -59,7 +59,7 @@ def test_bytes_that_never_become_a_character_are_shown_in_the_end() -> None:
 
 
 def test_a_pair_that_does_not_fit_loses_tokens_of_the_longer_text_or_is_refused() -> None:
-    encoder = PairEncoder(byte_tokenizer(pairs=True), max_tokens=9)
+    encoder = TextEncoder(byte_tokenizer(pairs=True), max_tokens=9)
     (encoded,) = encoder.encode([Pair("ab", "0123456789")])
     assert len(encoded) == 9
     assert encoded.dropped_tokens == 4
@@ -69,7 +69,7 @@ def test_a_pair_that_does_not_fit_loses_tokens_of_the_longer_text_or_is_refused(
 
 
 def test_a_lone_surrogate_is_named() -> None:
-    encoder = PairEncoder(byte_tokenizer(pairs=True), max_tokens=9)
+    encoder = TextEncoder(byte_tokenizer(pairs=True), max_tokens=9)
     with pytest.raises(InvalidInput, match=r"pairs\[1\]\.text_b holds a lone surrogate \(U\+D800\) at character 1"):
         encoder.encode([Pair("a", "b"), Pair("a", "b\ud800")])
 

@@ -233,7 +233,7 @@ def test_pages_of_the_prompt_are_tokenised_off_the_loop(app: Gate, monkeypatch: 
     monkeypatch.setattr(asyncio, "to_thread", seen)
     ask(app, "POST", "/v1/match", {"pairs": [{"text_a": "a" * 5000, "text_b": "b"}]})
     complete(app, prompt="a" * 5000)
-    assert hops == ["encode", "encode"]
+    assert hops == ["prepare", "encode"]
     ask(app, "POST", "/v1/match", {"pairs": [{"text_a": "a", "text_b": "b"}]})
     assert len(hops) == 2
 

@@ -271,7 +271,7 @@ def test_a_failure_of_ours_is_500_and_tells_nothing(make_app: MakeApp, monkeypat
     def fail(*_: object) -> None:
         raise RuntimeError("secret /etc/passwd")
 
-    monkeypatch.setattr(room.catalogue.find("matching", None).engine, "encode", fail)
+    monkeypatch.setattr(room.catalogue.find("matching", None).engine, "prepare", fail)
     reply = ask(app, "POST", "/v1/match", PAIR)
     refused(reply, 500, "internal")
     assert b"secret" not in reply.body

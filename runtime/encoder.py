@@ -1,0 +1,136 @@
+"""The engine of encoders, which cross-encoders (runtime/matching.py) and bi-encoders (runtime/embedding.py) share:
+prepare -> queue -> backend -> results in the caller's order.
+
+`score` is for pairs that lie there whole (evaluation, batch): deterministic, bit by bit. `submit` is for requests that
+arrive: the scheduler packs them with whatever else is waiting. Both run the same tokeniser, padding and backend.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from runtime.contract import (
+    F32,
+    Encoded,
+    EncoderBackend,
+    Limits,
+    Load,
+    Observer,
+    Pair,
+    PairResult,
+    Prepared,
+    Result,
+    Silent,
+)
+from runtime.errors import BackendFailed, SluiceError
+from runtime.manifest import Manifest
+from runtime.packing import pack
+from runtime.scheduler import Job, Scheduler, compute_isolated
+from runtime.text import Side, TextEncoder
+
+
+class EncoderEngine(ABC):
+    """Computes encoded items with one artifact. Thread-safe. `threads`: cores to use, default all."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        backend: EncoderBackend,
+        *,
+        limits: Limits | None = None,
+        threads: int | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.limits = limits or Limits()
+        self._encoder = TextEncoder(tokenizer, manifest.max_tokens)
+        self._backend = backend
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._observer = observer or Silent()
+        self._scheduler: Scheduler | None = None
+
+    @abstractmethod
+    def prepare(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        truncate: bool = True,
+        side: Side = "right",
+        name: Callable[[int], str] = "pairs[{}]".format,
+    ) -> Prepared:
+        """Tokenise pairs; see TextEncoder.encode for the arguments and for what it raises."""
+
+    @abstractmethod
+    def results(self, rows: F32, items: Sequence[Encoded]) -> Sequence[Result]:
+        """The backend's output (B, N) as one result an item."""
+
+    def score(
+        self, pairs: Sequence[Pair], *, truncate: bool = True, progress: Callable[[int], None] | None = None
+    ) -> list[PairResult | SluiceError]:
+        """Score a whole list, blocking; `progress` is told how many more items are done, after each batch.
+
+        The same list gives the same scores, bit by bit, on the same machine: batches depend on the lengths alone.
+        """
+        prepared = self.prepare(pairs, truncate=truncate)
+        return prepared.join(self._whole(prepared.items, progress))
+
+    def submit(self, items: Sequence[Encoded], *, deadline: float | None = None) -> Job:
+        """Queue encoded items as one request. `deadline` is on `time.monotonic()`. Raises Overloaded, NotReady."""
+        return self._running().submit(items, deadline)
+
+    def load(self) -> Load:
+        """Work in flight."""
+        return self._scheduler.load() if self._scheduler else Load(0, 0, 0, 0, 0.0)
+
+    def warm_up(self) -> None:
+        """Run real shapes through the queue, so that the first request pays for nothing and the rate is known."""
+        for length in (8, 32, self.manifest.max_tokens):
+            item = Encoded((self.manifest.pad_token_id,) * length, (0,) * length)
+            self.submit([item] * self._threads).future.result()
+
+    def close(self) -> None:
+        """Finish what is queued and end the threads."""
+        if self._scheduler:
+            self._scheduler.close()
+
+    def _whole(self, items: Sequence[Encoded], progress: Callable[[int], None] | None) -> list[Result | SluiceError]:
+        results: list[Result | SluiceError] = [BackendFailed("not computed")] * len(items)
+
+        def run(batch: list[int]) -> None:
+            computed = compute_isolated(self._compute, [items[index] for index in batch])
+            for index, result in zip(batch, computed, strict=True):
+                results[index] = result
+            if progress:
+                progress(len(batch))
+
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="score") as pool:
+            list(pool.map(run, pack([len(item) for item in items], self.limits)))
+        return results
+
+    def _running(self) -> Scheduler:
+        # Made on first use: evaluation and batch never need its threads.
+        if self._scheduler is None:
+            self._scheduler = Scheduler(self._compute, self.limits, self._threads, self._observer)
+        return self._scheduler
+
+    def _compute(self, items: Sequence[Encoded]) -> Sequence[Result]:
+        """Pad to the longest item and run the backend."""
+        longest = max(map(len, items))
+        input_ids = np.full((len(items), longest), self.manifest.pad_token_id, np.int64)  # (B, T)
+        mask = np.zeros_like(input_ids)
+        type_ids = np.zeros_like(input_ids)
+        for row, item in enumerate(items):
+            input_ids[row, : len(item)] = item.ids
+            mask[row, : len(item)] = 1
+            type_ids[row, : len(item)] = item.type_ids
+        rows = self._backend.forward(input_ids, mask, type_ids)
+        if not np.isfinite(rows).all():
+            raise FloatingPointError("the model gave a number that is not finite")
+        return self.results(rows, items)
