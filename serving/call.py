@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from runtime.errors import Cancelled, InvalidInput, LimitExceeded
+from serving.lease import Leases
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -46,6 +47,7 @@ class Call:
 
     __slots__ = (
         "_deadline_header",
+        "_leases",
         "_unasked",
         "authorization",
         "compute_s",
@@ -78,6 +80,7 @@ class Call:
         self.trace_id = ""
         self._deadline_header: bytes | None = None
         self._unasked = False  # the client sends its body only when it is asked to (Expect: 100-continue)
+        self._leases: list[Leases] = []
         self.unread = False  # there may be more of the body to come
         self.route = "unmatched"
         self.model = self.tag = ""
@@ -174,6 +177,16 @@ class Call:
             yield
         finally:
             watcher.cancel()
+
+    def hold(self, leases: Leases) -> None:
+        """Keep an engine open until `release`."""
+        leases.take()
+        self._leases.append(leases)
+
+    def release(self) -> None:
+        """The request is over: the engines it used may be closed."""
+        while self._leases:
+            self._leases.pop().give_back()
 
     def make_current(self) -> None:
         """Be what `current_call` finds in this task and those it starts."""

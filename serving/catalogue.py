@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import Kind, read_manifest
 from runtime.store import STAGES, Entry, ModelStore
+from serving.lease import Leases
 from serving.settings import Settings, variable
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A loaded model. `labels`: what a score below and from the threshold on is called."""
+    """A loaded model. `labels`: what a score below and from the threshold on is called; `leases`: of its engine."""
 
     id: str
     tag: str
@@ -47,6 +48,7 @@ class Served:
     labels: tuple[str, str]
     card: dict[str, Any]
     engine: EncoderEngine | GenerationEngine
+    leases: Leases = field(default_factory=Leases)
 
 
 def choose(settings: Settings, kinds: Sequence[Kind], store: ModelStore) -> list[Choice]:

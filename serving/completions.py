@@ -87,9 +87,8 @@ async def start(room: Room, call: Call, request: CompletionRequest) -> Running:
 
     Raises what the engine's `encode` and `submit` raise, and the error of a stream that fails before its first token.
     """
-    room.lifecycle.check()
-    served = room.catalogue.find("generation", request.model)
-    call.model, call.tag, call.items = served.id, served.tag, 1
+    served = room.begin(call, "generation", request.model)
+    call.items = 1
     engine = served.engine
     assert isinstance(engine, GenerationEngine)
     deadline = call.deadline(room.settings.completion_deadline_ms)

@@ -91,6 +91,7 @@ class Gate:
         finally:
             self._lifecycle.in_flight -= work
             self._account(call, scope, path)
+            call.release()
 
     def _admit(self, call: Call, path: str) -> None:
         """Raises Unauthorized unless the request carries one of the keys, or needs none."""

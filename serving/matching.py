@@ -71,9 +71,8 @@ async def rerank(room: Room, call: Call, request: RerankRequest) -> dict[str, An
 
 
 def _begin(room: Room, call: Call, model: str | None, items: int, what: str) -> Served:
-    room.lifecycle.check()
-    served = room.catalogue.find("matching", model)
-    call.model, call.tag, call.items = served.id, served.tag, items
+    served = room.begin(call, "matching", model)
+    call.items = items
     if items > room.settings.max_items:
         raise LimitExceeded(
             f"The request has {items} {what}; this server takes {room.settings.max_items}. Send them in parts.",

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from serving.catalogue import Catalogue, Choice
+from runtime.manifest import Kind
+from serving.call import Call
+from serving.catalogue import Catalogue, Choice, Served
 from serving.lifecycle import Lifecycle
 from serving.metrics import EngineObserver, Metrics
 from serving.settings import Settings
@@ -47,6 +49,17 @@ class Room:
         if self._ticker:
             self._ticker.cancel()
         self.catalogue.close()
+
+    def begin(self, call: Call, kind: Kind, name: str | None) -> Served:
+        """The model that answers `call`, which keeps it to its end. Raises NotReady, ModelNotFound.
+
+        Looking it up and holding it are one step of the event loop: no swap comes between.
+        """
+        self.lifecycle.check()
+        served = self.catalogue.find(kind, name)
+        call.hold(served.leases)
+        call.model, call.tag = served.id, served.tag
+        return served
 
     def set_levels(self) -> None:
         """Set the gauges now."""
