@@ -174,8 +174,9 @@ class Limits:
 
     max_items: int = 4096  # queued and running
     max_tokens: int = 400_000  # queued and running, padding not counted
-    batch_tokens: int = 2048  # padded tokens of one matching batch
+    batch_tokens: int = 2048  # most padded tokens of one encoder batch; the cost model chooses below
     batch_items: int = 32
+    cache_items: int = 0  # results of an encoder kept for equal items; 0: none
     target_wait_s: float = 0.5  # saturation is 1 when a newcomer would wait this long
 
 
@@ -199,7 +200,8 @@ class Observer(Protocol):
 
     def observe(self, event: str, value: float, **labels: Any) -> None:
         """`event` names: queue_s, batch_items, batch_tokens, padding_ratio, compute_s, ttft_s, inter_token_s,
-        prompt_tokens, generated_tokens; and counts of 1: shed, cancelled (label `stage`), finished (label `reason`)."""
+        prompt_tokens, generated_tokens; and counts: shed, cancelled (label `stage`), finished (label `reason`),
+        coalesced (items that joined an equal one in flight), cache (label `outcome`: hit or miss)."""
         ...
 
 

@@ -34,6 +34,9 @@ from runtime.packing import pack
 from runtime.scheduler import Job, Scheduler, compute_isolated
 from runtime.text import Side, TextEncoder
 
+# (rows, tokens): small and middling batches tell the fixed part of a batch from its tokens' part.
+WARM_UP_SHAPES = ((1, 8), (1, 32), (2, 16), (4, 16), (4, 32), (1, 16))
+
 
 class EncoderEngine(ABC):
     """Computes encoded items with one artifact. Thread-safe. `threads`: cores to use, default all."""
@@ -85,15 +88,24 @@ class EncoderEngine(ABC):
         """Queue encoded items as one request. `deadline` is on `time.monotonic()`. Raises Overloaded, NotReady."""
         return self._running().submit(items, deadline)
 
+    def admit(self, items: int, *, deadline: float | None = None) -> None:
+        """Ask, before tokenising, whether so many items would be refused whatever they hold. Raises as `submit`."""
+        self._running().admit(items, 0, deadline)
+
     def load(self) -> Load:
         """Work in flight."""
         return self._scheduler.load() if self._scheduler else Load(0, 0, 0, 0, 0.0)
 
     def warm_up(self) -> None:
-        """Run real shapes through the queue, so that the first request pays for nothing and the rate is known."""
-        for length in (8, 32, self.manifest.max_tokens):
-            item = Encoded((self.manifest.pad_token_id,) * length, (0,) * length)
-            self.submit([item] * self._threads).future.result()
+        """Run real shapes, so that the first request pays for nothing and the cost of a batch is known."""
+
+        def batch(rows: int, length: int) -> list[Encoded]:
+            length = min(length, self.manifest.max_tokens)
+            return [Encoded((self.manifest.pad_token_id,) * length, (0,) * length)] * rows
+
+        # The first call of a shape pays for memory that later ones reuse: not part of the cost.
+        self._compute(batch(1, self.manifest.max_tokens))
+        self._running().warm_up([batch(*shape) for shape in WARM_UP_SHAPES])
 
     def close(self) -> None:
         """Finish what is queued and end the threads."""

@@ -10,11 +10,6 @@ from collections.abc import Sequence
 
 from runtime.contract import Limits
 
-# Rows within this share of the longest one of a batch: past it, the padding costs more than a fuller batch saves.
-LENGTH_TOLERANCE = 0.05
-# Below this many tokens of difference padding is cheaper than another batch.
-LENGTH_SLACK = 2
-
 
 def pack(lengths: Sequence[int], limits: Limits) -> list[list[int]]:
     """Split indices of `lengths` into batches for offline work: sorted by length, longest first, cut by the limits.
@@ -26,38 +21,42 @@ def pack(lengths: Sequence[int], limits: Limits) -> list[list[int]]:
     batches: list[list[int]] = []
     for index in order:
         batch = batches[-1] if batches else None
-        if batch is None or not _room(lengths[batch[0]], len(batch), limits):
+        if batch is None or not _room(lengths[batch[0]], len(batch), limits.batch_items, limits.batch_tokens):
             batches.append([index])
         else:
             batch.append(index)
     return batches
 
 
-def gather(sorted_lengths: Sequence[int], anchor: int, limits: Limits) -> tuple[int, int]:
+def gather(
+    sorted_lengths: Sequence[int], anchor: int, *, items: int, tokens: int, padding_tokens: float
+) -> tuple[int, int]:
     """The slice [start, stop) around `anchor` of an ascending list that makes the best batch containing the anchor.
 
-    Grows over the nearest lengths on either side while rows stay within LENGTH_TOLERANCE and the limits hold.
+    Grows over the nearest lengths on either side to at most `items` rows, `tokens` padded tokens and `padding_tokens`
+    of padding: more padding than a batch's fixed cost, and a batch of its own is cheaper. The anchor alone is a batch
+    whatever its length.
     """
     start, stop = anchor, anchor + 1
-    longest = sorted_lengths[anchor]
-    while _room(longest, stop - start, limits):
-        left = sorted_lengths[anchor] - sorted_lengths[start - 1] if start > 0 else None
-        right = sorted_lengths[stop] - sorted_lengths[anchor] if stop < len(sorted_lengths) else None
-        if right is not None and (left is None or right <= left):
-            wider = sorted_lengths[stop]
-            if not _near(sorted_lengths[start], wider) or not _room(wider, stop - start, limits):
-                break
-            longest, stop = wider, stop + 1
-        elif left is not None and _near(sorted_lengths[start - 1], longest):
-            start -= 1
-        else:
+    longest = total = middle = sorted_lengths[anchor]
+    while True:
+        left = sorted_lengths[start - 1] if start > 0 else None
+        right = sorted_lengths[stop] if stop < len(sorted_lengths) else None
+        nearer_right = right is not None and (left is None or right - middle <= middle - left)
+        added = right if nearer_right else left
+        if added is None:
             break
+        widest = max(longest, added)
+        rows = stop - start + 1
+        if not _room(widest, rows - 1, items, tokens) or rows * widest - (total + added) > padding_tokens:
+            break
+        longest, total = widest, total + added
+        if nearer_right:
+            stop += 1
+        else:
+            start -= 1
     return start, stop
 
 
-def _room(longest: int, rows: int, limits: Limits) -> bool:
-    return rows < limits.batch_items and longest * (rows + 1) <= limits.batch_tokens
-
-
-def _near(short: int, long: int) -> bool:
-    return long - short <= max(LENGTH_SLACK, LENGTH_TOLERANCE * long)
+def _room(longest: int, rows: int, items: int, tokens: int) -> bool:
+    return rows < items and longest * (rows + 1) <= tokens

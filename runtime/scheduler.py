@@ -1,9 +1,9 @@
-"""The queue in front of a matching backend: bounded, length-sorted, deadline-aware, cancellable, poison-proof.
+"""Adaptive batching in front of an encoder: bounded, length-sorted, deadline-aware, cancellable, poison-proof.
 
 One scheduler per engine, one thread per core. A free thread takes an item and the items nearest to it in length, so an
-idle server adds no wait and a busy one fills its batches. Which item: every second batch is built around the oldest
-one, the others around the oldest of the request that has been served least. So a request of a thousand items gets at
-least half of the batches, and one of a single item does not wait behind it.
+idle server adds no wait. How many it takes, and how much padding a batch may carry, follows from what a batch costs on
+the running artifact (runtime/cost.py): a busy server converges to the smallest batch that is as good as any. Which item
+comes first, and that equal items are computed once, is decided in runtime/pending.py.
 
 It sees token counts and futures; it never sees text or logits.
 """
@@ -13,90 +13,53 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 
-from runtime.contract import Encoded, JobResult, Limits, Load, Observer, Result
+from runtime.contract import Encoded, Limits, Load, Observer, Result
+from runtime.cost import CostModel
 from runtime.errors import BackendFailed, Cancelled, DeadlineExceeded, NotReady, Overloaded, SluiceError
-from runtime.packing import gather
+from runtime.pending import Pending, Request, Work
 
 logger = logging.getLogger(__name__)
 
 # Weight of the newest batch in the moving estimate of tokens per second.
 RATE_WEIGHT = 0.1
+Compute = Callable[[Sequence[Encoded]], Sequence[Result]]
 
 
 class Job:
-    """One request: its items are computed in any order and any company and answered in the caller's order."""
+    """A caller's handle on its request: `future` ends with a JobResult or a SluiceError."""
 
-    def __init__(self, scheduler: Scheduler, items: Sequence[Encoded], deadline: float | None) -> None:
-        self.future: Future[JobResult] = Future()
-        # From here on only this class ends the future: a waiter that is cancelled must call `cancel`, which also
-        # takes the items out of the queue.
-        self.future.set_running_or_notify_cancel()
-        self.deadline = deadline
-        self.submitted = time.monotonic()
-        self.started: float | None = None
-        self.waiting: dict[Key, None] = {}  # its queued items, oldest first
-        self.served_tokens = 0
+    __slots__ = ("_request", "_scheduler", "future")
+
+    def __init__(self, scheduler: Scheduler, request: Request) -> None:
+        self.future = request.future
+        self._request = request
         self._scheduler = scheduler
-        self._results: list[Result | SluiceError | None] = [None] * len(items)
-        self._open = len(items)
 
     def cancel(self) -> None:
         """The caller left: queued items are dropped before compute, running ones are finished and thrown away."""
-        self._scheduler.cancel(self)
-
-    def _finish(self, index: int, result: Result | SluiceError) -> None:
-        self._results[index] = result
-        self._open -= 1
-        if self._open == 0 and not self.future.done():
-            started = self.started or time.monotonic()
-            done = [result for result in self._results if result is not None]
-            self.future.set_result(JobResult(done, started - self.submitted, time.monotonic() - started))
-
-
-Key = tuple[int, int]  # (length in tokens, number of arrival)
-
-
-class _Item:
-    __slots__ = ("encoded", "index", "job")
-
-    def __init__(self, job: Job, index: int, encoded: Encoded) -> None:
-        self.job = job
-        self.index = index
-        self.encoded = encoded
+        self._scheduler.cancel(self._request)
 
 
 class Scheduler:
-    """Feeds `compute` (a batch of encoded pairs -> their results) from a queue, on `workers` threads."""
+    """Feeds `compute` (a batch of encoded items -> their results) from a queue, on `workers` threads."""
 
-    def __init__(
-        self,
-        compute: Callable[[Sequence[Encoded]], Sequence[Result]],
-        limits: Limits,
-        workers: int,
-        observer: Observer,
-    ) -> None:
+    def __init__(self, compute: Compute, limits: Limits, workers: int, observer: Observer) -> None:
         self._compute = compute
         self._limits = limits
         self._observer = observer
         self._changed = threading.Condition()
-        self._queue: OrderedDict[Key, _Item] = OrderedDict()  # oldest first
-        self._keys: list[Key] = []  # the same keys, ascending: shortest first
-        self._lengths: list[int] = []  # their lengths, for `gather`
-        self._jobs: dict[Job, None] = {}  # those that have queued items, oldest first
-        self._number = 0
-        self._oldest_is_next = True
-        self._queued_tokens = 0
+        self._pending = Pending()
+        self._cache = Cache(limits.cache_items)
+        self._cost = CostModel()
         self._running_items = 0
         self._running_tokens = 0
         self._tokens_per_s = 0.0  # of one worker; 0: not measured yet
         self._closing = False
         self._workers = [
-            threading.Thread(target=self._work, name=f"matching-{number}", daemon=True) for number in range(workers)
+            threading.Thread(target=self._work, name=f"encoder-{number}", daemon=True) for number in range(workers)
         ]
         for worker in self._workers:
             worker.start()
@@ -105,45 +68,73 @@ class Scheduler:
 
     def submit(self, items: Sequence[Encoded], deadline: float | None) -> Job:
         """Queue a request. Raises Overloaded (with when to come back) or NotReady; never waits."""
-        job = Job(self, items, deadline)
-        tokens = sum(map(len, items))
+        request = Request(len(items), deadline, time.monotonic())
+        complete = not items
+        joined = hits = 0
         with self._changed:
-            if self._closing:
-                raise NotReady("The server is draining; retry on another one.")
-            self._admit(len(items), tokens, deadline)
+            self._check_open()
+            self._admit(*self._pending.fresh(items), deadline)
             for index, encoded in enumerate(items):
-                key = (len(encoded), self._number)
-                self._number += 1
-                position = bisect_left(self._keys, key)
-                self._keys.insert(position, key)
-                self._lengths.insert(position, key[0])
-                self._queue[key] = _Item(job, index, encoded)
-                job.waiting[key] = None
-            if items:
-                self._jobs[job] = None
-            else:
-                job.future.set_result(JobResult([], 0.0, 0.0))
-            self._queued_tokens += tokens
-            self._changed.notify(len(items))
-        return job
+                known = self._cache.get(encoded)
+                if known is not None:
+                    hits += 1
+                    complete = request.put(index, known)
+                elif there := self._pending.add(request, index, encoded):
+                    joined += 1
+                    if there.key not in request.waiting:
+                        request.started = request.submitted  # it runs already
+            self._changed.notify(len(request.waiting))
+        if joined:
+            self._observer.observe("coalesced", joined)
+        if self._cache.size:
+            self._observer.observe("cache", hits, outcome="hit")
+            self._observer.observe("cache", len(items) - hits, outcome="miss")
+        if complete:
+            request.future.set_result(request.answer(request.submitted))
+        return Job(self, request)
 
-    def cancel(self, job: Job) -> None:
-        """Drop the queued items of `job` and end its future with Cancelled, unless it is done."""
+    def admit(self, items: int, tokens: int, deadline: float | None) -> None:
+        """Ask beforehand whether `submit` would refuse that much: cheaper than to tokenise first. Raises as it does."""
         with self._changed:
-            if job.future.done():
+            self._check_open()
+            self._admit(items, tokens, deadline)
+
+    def cancel(self, request: Request) -> None:
+        """Drop the queued items of `request` and end its future with Cancelled, unless it is done."""
+        with self._changed:
+            if request.ended:
                 return
-            queued = self._drop(job)
-            job.future.set_exception(Cancelled("The caller left."))
+            request.ended = True
+            queued = self._pending.drop(request)
+        request.future.set_exception(Cancelled("The caller left."))
         self._observer.observe("cancelled", 1, stage="queued" if queued else "running")
 
     def load(self) -> Load:
         """What is queued and running now."""
         with self._changed:
-            tokens = self._queued_tokens + self._running_tokens
+            tokens = self._pending.tokens + self._running_tokens
             saturation = self._seconds(tokens) / self._limits.target_wait_s
             return Load(
-                len(self._queue), self._queued_tokens, self._running_items, self._running_tokens, round(saturation, 4)
+                len(self._pending),
+                self._pending.tokens,
+                self._running_items,
+                self._running_tokens,
+                round(saturation, 4),
             )
+
+    def warm_up(self, batches: Sequence[Sequence[Encoded]]) -> None:
+        """Compute these, one after the other, so that the first request pays for nothing and the cost is known."""
+        with self._changed:
+            for batch in batches:
+                begun = time.monotonic()
+                self._compute(batch)
+                self._learn(batch, time.monotonic() - begun, warm_up=True)
+        logger.info(
+            "a batch costs %.2f ms and %.3f ms a token; the best one has %s tokens",
+            self._cost.fixed_s * 1000,
+            self._cost.token_s * 1000,
+            self._budget(),
+        )
 
     def close(self) -> None:
         """Refuse new work, finish what is queued, end the threads."""
@@ -153,11 +144,14 @@ class Scheduler:
         for worker in self._workers:
             worker.join()
 
+    def _check_open(self) -> None:
+        if self._closing:
+            raise NotReady("The server is draining; retry on another one.")
+
     def _admit(self, items: int, tokens: int, deadline: float | None) -> None:
         limits = self._limits
-        in_flight = self._queued_tokens + self._running_tokens
-        wait_s = self._seconds(in_flight)
-        in_flight_items = len(self._queue) + self._running_items
+        in_flight = self._pending.tokens + self._running_tokens
+        in_flight_items = len(self._pending) + self._running_items
         problem = None
         # A request larger than the whole queue is let in when nothing else is there: it could never be served else.
         if in_flight_items and in_flight_items + items > limits.max_items:
@@ -173,89 +167,81 @@ class Scheduler:
             )
         if problem:
             self._observer.observe("shed", 1)
-            raise Overloaded(f"Overloaded: {problem}. Retry later or send less at once.", retry_after_s=wait_s)
+            raise Overloaded(
+                f"Overloaded: {problem}. Retry later or send less at once.", retry_after_s=self._seconds(in_flight)
+            )
 
     def _seconds(self, tokens: int) -> float:
         return tokens / (self._tokens_per_s * len(self._workers)) if self._tokens_per_s else 0.0
 
-    def _drop(self, job: Job) -> int:
-        queued = list(job.waiting)
-        for key in queued:
-            self._remove(key)
-        return len(queued)
+    def _budget(self) -> int:
+        return int(min(self._cost.budget_tokens, self._limits.batch_tokens))
 
-    def _remove(self, key: Key) -> _Item:
-        position = bisect_left(self._keys, key)
-        del self._keys[position], self._lengths[position]
-        self._queued_tokens -= key[0]
-        item = self._queue.pop(key)
-        del item.job.waiting[key]
-        if not item.job.waiting:
-            del self._jobs[item.job]
-        return item
+    def _learn(self, batch: Sequence[Encoded], took_s: float, *, warm_up: bool = False) -> None:
+        self._cost.observe(max(map(len, batch)) * len(batch), took_s, warm_up=warm_up)
+        rate = sum(map(len, batch)) / max(took_s, 1e-6)
+        self._tokens_per_s += RATE_WEIGHT * (rate - self._tokens_per_s) if self._tokens_per_s else rate
 
     # ------------------------------------------------------------ workers' side
 
     def _work(self) -> None:
         while (batch := self._take()) is not None:
-            tokens = sum(len(item.encoded) for item in batch)
-            longest = max(len(item.encoded) for item in batch)
+            rows = [work.encoded for work in batch]
+            tokens = sum(map(len, rows))
             begun = time.monotonic()
-            finished = compute_isolated(self._compute, [item.encoded for item in batch])
-            took_s = time.monotonic() - begun
+            results = compute_isolated(self._compute, rows)
+            ended = time.monotonic()
+            complete: list[Request] = []
             with self._changed:
                 self._running_items -= len(batch)
                 self._running_tokens -= tokens
-                rate = tokens / max(took_s, 1e-6)
-                self._tokens_per_s += RATE_WEIGHT * (rate - self._tokens_per_s) if self._tokens_per_s else rate
-                for item, result in zip(batch, finished, strict=True):
-                    item.job._finish(item.index, result)
+                self._learn(rows, ended - begun)
+                for work, result in zip(batch, results, strict=True):
+                    self._pending.finish(work)
+                    if not isinstance(result, SluiceError):
+                        self._cache.put(work.encoded, result)
+                    complete += [request for request, index in work.claims if request.put(index, result)]
+            for request in complete:
+                request.future.set_result(request.answer(ended))
             self._observer.observe("batch_items", len(batch))
             self._observer.observe("batch_tokens", tokens)
-            self._observer.observe("padding_ratio", 1 - tokens / (longest * len(batch)))
-            self._observer.observe("compute_s", took_s)
+            self._observer.observe("padding_ratio", 1 - tokens / (max(map(len, rows)) * len(batch)))
+            self._observer.observe("compute_s", ended - begun)
 
-    def _take(self) -> list[_Item] | None:
+    def _take(self) -> list[Work] | None:
         """The next batch; waits for one; None when closing and empty."""
+        begun: list[Request] = []
         with self._changed:
             while True:
                 self._expire()
-                if self._queue:
+                if self._pending:
                     break
                 if self._closing:
                     return None
                 self._changed.wait()
-            anchor = bisect_left(self._keys, self._next_key())
-            start, stop = gather(self._lengths, anchor, self._limits)
-            batch = [self._remove(key) for key in self._keys[start:stop]]
+            batch = self._pending.take(
+                items=self._limits.batch_items, tokens=self._budget(), padding_tokens=self._cost.fixed_tokens
+            )
             now = time.monotonic()
-            for item in batch:
-                item.job.served_tokens += len(item.encoded)
-                if item.job.started is None:
-                    item.job.started = now
-                    self._observer.observe("queue_s", now - item.job.submitted)
+            for work in batch:
+                for request, _ in work.claims:
+                    if request.started is None:
+                        request.started = now
+                        begun.append(request)
             self._running_items += len(batch)
-            self._running_tokens += sum(len(item.encoded) for item in batch)
-            return batch
-
-    def _next_key(self) -> Key:
-        """The item that the next batch is built around; see the module."""
-        oldest = self._oldest_is_next
-        self._oldest_is_next = not oldest
-        if oldest:
-            return next(iter(self._queue))
-        return next(iter(min(self._jobs, key=lambda job: job.served_tokens).waiting))
+            self._running_tokens += sum(len(work.encoded) for work in batch)
+        for request in begun:
+            self._observer.observe("queue_s", now - request.submitted)
+        return batch
 
     def _expire(self) -> None:
-        """Drop jobs from the head of the queue whose deadline has passed: nobody waits for their answer any more."""
+        """End the requests whose deadline has passed: nobody waits for their answer any more."""
         now = time.monotonic()
-        while self._queue:
-            job = next(iter(self._queue.values())).job
-            if job.deadline is None or job.deadline > now:
-                return
-            self._drop(job)
-            late_ms = (now - job.deadline) * 1000
-            job.future.set_exception(
+        for request in self._pending.expired(now):
+            request.ended = True
+            assert request.deadline is not None
+            late_ms = (now - request.deadline) * 1000
+            request.future.set_exception(
                 DeadlineExceeded(
                     f"The deadline passed {late_ms:.0f} ms ago while the request was queued; allow more time."
                 )
@@ -263,9 +249,34 @@ class Scheduler:
             self._observer.observe("cancelled", 1, stage="expired")
 
 
-def compute_isolated(
-    compute: Callable[[Sequence[Encoded]], Sequence[Result]], rows: Sequence[Encoded]
-) -> list[Result | SluiceError]:
+class Cache:
+    """The most recently used results of an artifact, at most `size`; 0 keeps none. It lives and dies with its engine:
+    no result of another artifact can be in it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._results: OrderedDict[Encoded, Result] = OrderedDict()
+
+    def get(self, encoded: Encoded) -> Result | None:
+        """The result of an equal item, if it is kept."""
+        if not self.size:
+            return None
+        result = self._results.get(encoded)
+        if result is not None:
+            self._results.move_to_end(encoded)
+        return result
+
+    def put(self, encoded: Encoded, result: Result) -> None:
+        """Keep a result; the one that was not used for longest gives way."""
+        if not self.size:
+            return
+        self._results[encoded] = result
+        self._results.move_to_end(encoded)
+        if len(self._results) > self.size:
+            self._results.popitem(last=False)
+
+
+def compute_isolated(compute: Compute, rows: Sequence[Encoded]) -> list[Result | SluiceError]:
     """Compute a batch; if it fails, halve it until the rows that fail stand alone: their neighbours still succeed."""
     try:
         return list(compute(rows))

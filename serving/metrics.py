@@ -52,6 +52,10 @@ METERS = (
     Meter("sluice_output_tokens_total", "Counter", ("model",), "Tokens generated."),
     Meter("sluice_finished_total", "Counter", ("model", "reason"), "Completions that ended by stop or length."),
     Meter("sluice_shed_total", "Counter", ("model",), "Requests refused with 429."),
+    Meter("sluice_coalesced_total", "Counter", ("model",), "Items that joined an equal one in flight."),
+    Meter(
+        "sluice_result_cache_total", "Counter", ("model", "outcome"), "Items looked up in the result cache: hit, miss."
+    ),
     Meter(
         "sluice_cancelled_total",
         "Counter",
@@ -87,6 +91,8 @@ EVENTS = {
     "finished": "sluice_finished_total",
     "shed": "sluice_shed_total",
     "cancelled": "sluice_cancelled_total",
+    "coalesced": "sluice_coalesced_total",
+    "cache": "sluice_result_cache_total",
 }
 
 

@@ -48,7 +48,14 @@ class Settings(BaseModel):
     queue_items: int = Field(_LIMITS.max_items, gt=0, description="Pairs queued and running in a worker before 429.")
     queue_tokens: int = Field(_LIMITS.max_tokens, gt=0, description="The same limit in tokens.")
     batch_items: int = Field(_LIMITS.batch_items, gt=0, description="Most pairs in one matching batch.")
-    batch_tokens: int = Field(_LIMITS.batch_tokens, gt=0, description="Most tokens in one matching batch, padded.")
+    batch_tokens: int = Field(
+        _LIMITS.batch_tokens,
+        gt=0,
+        description="The same in padded tokens. What is best below is measured while serving.",
+    )
+    cache_items: int = Field(
+        _LIMITS.cache_items, ge=0, description="Scores and vectors kept a model, for items that come again; 0: none."
+    )
     target_wait_s: float = Field(
         _LIMITS.target_wait_s, gt=0, description="Saturation of matching is 1 when a newcomer would wait this long."
     )
@@ -84,6 +91,7 @@ class Settings(BaseModel):
             max_tokens=self.queue_tokens,
             batch_items=self.batch_items,
             batch_tokens=self.batch_tokens,
+            cache_items=self.cache_items,
             target_wait_s=self.target_wait_s,
         )
 

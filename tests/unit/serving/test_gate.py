@@ -236,7 +236,7 @@ def test_a_client_that_leaves_frees_the_queue_of_match(make_app: MakeApp) -> Non
 
     async def leave() -> Reply:
         gone = asyncio.Event()
-        value = {"pairs": [{"text_a": "a", "text_b": "b"}] * 100}
+        value = {"pairs": [{"text_a": "a", "text_b": str(number)} for number in range(100)]}
         request = asyncio.create_task(exchange(app, "POST", "/v1/match", value, leave=gone))
         while not engine.load().running_items:
             await asyncio.sleep(0.005)
@@ -253,7 +253,8 @@ def test_a_full_queue_is_429_with_an_integer_retry_after(make_app: MakeApp) -> N
     app, room = make_app(matching_model="slow-matching", batch_items=1, queue_items=4)
 
     async def flood() -> list[Reply]:
-        return await asyncio.gather(*(exchange(app, "POST", "/v1/match", PAIR) for _ in range(12)))
+        bodies = [{"pairs": [{"text_a": "a", "text_b": str(number)}]} for number in range(12)]
+        return await asyncio.gather(*(exchange(app, "POST", "/v1/match", body) for body in bodies))
 
     replies = asyncio.run(flood())
     assert sorted({reply.status for reply in replies}) == [200, 429]

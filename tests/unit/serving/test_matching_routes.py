@@ -123,7 +123,7 @@ def test_equal_documents_keep_their_order_and_failed_ones_come_last(app: Gate) -
 
 def test_a_deadline_that_passes_in_compute_is_504(make_app: MakeApp) -> None:
     app, _ = make_app(matching_model="slow-matching", batch_items=1)
-    reply = match(app, *[("a", "b")] * 8, headers={"X-Request-Deadline-Ms": "120"})
+    reply = match(app, *[("a", str(n)) for n in range(8)], headers={"X-Request-Deadline-Ms": "120"})
     # Either the engine foresees it (429) or time runs out on the way; both are the contract.
     assert reply.status in (429, 504)
     assert reply.error["code"] in ("overloaded", "deadline_exceeded")
