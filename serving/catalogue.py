@@ -148,7 +148,7 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
     engine = load_engine(
         choice.entry.path,
         limits=limits,
-        threads=settings.threads,
+        threads=settings.engine_threads(),
         slots=settings.generation_slots,
         observer=observer,
     )

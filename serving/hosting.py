@@ -64,6 +64,12 @@ class HostedService(bentoml.Service):  # type: ignore[misc]  # BentoML is not ty
         """This service was loaded from a built bento, whose models it serves."""
         self.bento = bento
 
+    def inject_config(self) -> None:
+        """BentoML reads its configuration, for which our settings are the defaults."""
+        with refusals():
+            self.config["workers"] = read_settings(os.environ).workers
+        super().inject_config()
+
     def to_asgi(self, is_main: bool = True) -> App:
         """BentoML's app for start-up, shutdown and its typed routes; the gate in front of it for every request."""
         bento: App = super().to_asgi(is_main)
@@ -84,7 +90,7 @@ class HostedService(bentoml.Service):  # type: ignore[misc]  # BentoML is not ty
         if self.bento_app is None:
             return instance
         room: Room = instance.room
-        app = create_app(room, BentoMLContainer.metrics_client.get().generate_latest)
+        app = create_app(room, metrics_of_all_workers)
         self.gate = Gate(app, self.bento_app, room.settings, room.metrics, room.lifecycle)
         room.start(asyncio.get_running_loop())
         return instance
@@ -252,10 +258,29 @@ def use_own_metrics_directory(parent: int) -> None:
     if own is None or not own.is_dir():
         return
     os.environ[METRICS_DIRECTORY] = str(own)
-    # A worker that was killed left its gauges behind; they would be added to those of its successor.
-    for gauges in own.glob("gauge_live*_*.db"):
-        if not Path("/proc", gauges.stem.rpartition("_")[2]).exists():
+
+
+def metrics_of_all_workers() -> bytes:
+    """What the workers of this server have counted, in Prometheus' text format.
+
+    A worker that was killed left its gauges behind, which would be added to those of its successor. Its counters stay:
+    they may not go back.
+    """
+    directory = os.environ.get(METRICS_DIRECTORY)
+    for gauges in Path(directory).glob("gauge_live*_*.db") if directory else ():
+        if not _is_sibling(gauges.stem.rpartition("_")[2]):
             gauges.unlink(missing_ok=True)
+    text: bytes = BentoMLContainer.metrics_client.get().generate_latest()
+    return text
+
+
+def _is_sibling(pid: str) -> bool:
+    """Whether it is a process of this server: a number that the system has given to another one is not."""
+    try:
+        status = Path("/proc", pid, "status").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return f"PPid:\t{os.getppid()}\n" in status and "State:\tZ" not in status
 
 
 def metrics_directory(base: Path, parent: int) -> Path:

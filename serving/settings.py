@@ -4,6 +4,7 @@ docs/api.md derive from here. Which models, how much at once, who may call, how 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -68,7 +69,14 @@ class Settings(BaseModel):
     completion_deadline_ms: int = Field(
         300_000, gt=0, description="Deadline of a completion, its whole stream included, in ms."
     )
-    threads: int | None = Field(None, gt=0, description="Cores that one engine uses. Empty: all this process may.")
+    workers: int = Field(
+        1,
+        gt=0,
+        description="Processes that answer, each with its own models and queue; the limits above count a worker.",
+    )
+    threads: int | None = Field(
+        None, gt=0, description="Cores that one engine uses. Empty: all that the server may, shared out to the workers."
+    )
     drain_notice_s: float = Field(
         0, ge=0, description="After SIGTERM, answer 503 on /readyz for at least this long before connections close."
     )
@@ -83,6 +91,10 @@ class Settings(BaseModel):
         if any(not key.get_secret_value().isascii() or not key.get_secret_value().isprintable() for key in keys):
             raise ValueError("a key must be printable ASCII, because it travels in a header")
         return keys
+
+    def engine_threads(self) -> int:
+        """Cores of one engine."""
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // self.workers)
 
     def matching_limits(self) -> Limits:
         """Limits of a matching engine."""
