@@ -57,6 +57,7 @@ class Scheduler:
         self._running_items = 0
         self._running_tokens = 0
         self._tokens_per_s = 0.0  # of one worker; 0: not measured yet
+        self._idle = 0  # workers that wait
         self._closing = False
         self._workers = [
             threading.Thread(target=self._work, name=f"encoder-{number}", daemon=True) for number in range(workers)
@@ -83,7 +84,8 @@ class Scheduler:
                     joined += 1
                     if there.key not in request.waiting:
                         request.started = request.submitted  # it runs already
-            self._changed.notify(len(request.waiting))
+            if self._idle:
+                self._changed.notify(len(request.waiting))
         if joined:
             self._observer.observe("coalesced", joined)
         if self._cache.size:
@@ -218,7 +220,9 @@ class Scheduler:
                     break
                 if self._closing:
                     return None
+                self._idle += 1
                 self._changed.wait()
+                self._idle -= 1
             batch = self._pending.take(
                 items=self._limits.batch_items, tokens=self._budget(), padding_tokens=self._cost.fixed_tokens
             )

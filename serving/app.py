@@ -21,7 +21,7 @@ from serving.call import Call
 from serving.errors import MethodNotAllowed, RouteNotFound
 from serving.gate import Internal
 from serving.room import Room
-from serving.route import Answer, LeanRoute, call_of, json_answer, refusal
+from serving.route import Answer, LeanApp, call_of, json_answer, refusal
 from serving.schemas import (
     CompletionRequest,
     CompletionResponse,
@@ -76,7 +76,7 @@ class EventStream(Response):
 
 def create_app(room: Room, metrics_text: Callable[[], bytes] | None = None) -> FastAPI:
     """The app of a worker. `metrics_text`: what /metrics says, default this process's own metrics."""
-    app = FastAPI(
+    app = LeanApp(
         title="Sluice",
         description=DESCRIPTION,
         version="1",
@@ -85,7 +85,6 @@ def create_app(room: Room, metrics_text: Callable[[], bytes] | None = None) -> F
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.router.route_class = LeanRoute
     app.state.max_body_bytes = room.settings.max_body_bytes
     _add_work(app, room)
     _add_models(app, room)
@@ -93,6 +92,7 @@ def create_app(room: Room, metrics_text: Callable[[], bytes] | None = None) -> F
     _add_pages(app, room)
     app.add_exception_handler(HTTPException, _unrouted)
     app.add_exception_handler(Exception, _failed)
+    app.settle()
     return app
 
 

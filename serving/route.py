@@ -65,6 +65,32 @@ def call_of(request: Request) -> Call:
     return call
 
 
+class LeanApp(FastAPI):
+    """FastAPI whose lean routes without path parameters are found by one look-up: what its middlewares do for others
+    (errors, limits, exit stacks), the gate and these routes do themselves."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.router.route_class = LeanRoute
+        self._direct: dict[tuple[str, str], Handler] = {}
+
+    def settle(self) -> None:
+        """All routes are there: make the table."""
+        for route in self.routes:
+            if isinstance(route, LeanRoute) and not route.param_convertors:
+                handler = route.get_route_handler()
+                self._direct |= {(method, route.path): handler for method in route.methods or ()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        handler = self._direct.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if handler is None:
+            await super().__call__(scope, receive, send)
+        else:
+            response = await handler(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+
 class LeanRoute(APIRoute):
     """See the module. An endpoint takes the request, and its body where it has one."""
 
