@@ -31,6 +31,7 @@ from runtime.contract import (
 from runtime.errors import BackendFailed, SluiceError
 from runtime.manifest import Manifest
 from runtime.packing import pack
+from runtime.pending import Sink
 from runtime.scheduler import Job, Scheduler, compute_isolated
 from runtime.text import Side, TextEncoder
 
@@ -84,9 +85,9 @@ class EncoderEngine(ABC):
         prepared = self.prepare(pairs, truncate=truncate)
         return prepared.join(self._whole(prepared.items, progress))
 
-    def submit(self, items: Sequence[Encoded], *, deadline: float | None = None) -> Job:
-        """Queue encoded items as one request. `deadline` is on `time.monotonic()`. Raises Overloaded, NotReady."""
-        return self._running().submit(items, deadline)
+    def submit(self, items: Sequence[Encoded], sink: Sink, *, deadline: float | None = None) -> Job:
+        """Queue encoded items as one request; `deadline` is on `time.monotonic()`. See Scheduler.submit."""
+        return self._running().submit(items, sink, deadline)
 
     def admit(self, items: int, *, deadline: float | None = None) -> None:
         """Ask, before tokenising, whether so many items would be refused whatever they hold. Raises as `submit`."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from itertools import count
 
 from runtime.contract import Encoded, JobResult, Result
@@ -18,24 +17,24 @@ from runtime.errors import SluiceError
 from runtime.packing import gather
 
 KEPT_DEADLINES = 256
+Sink = Callable[[JobResult | SluiceError], None]
 Key = tuple[int, int]  # (length in tokens, number of arrival)
 
 
 class Request:
     """One caller's items, computed in any order and any company and answered in the caller's order.
 
-    Times are on `time.monotonic()`.
+    `sink` takes the answer or the error, once. Times are on `time.monotonic()`.
     """
 
-    def __init__(self, size: int, deadline: float | None, submitted: float) -> None:
-        self.future: Future[JobResult] = Future()
-        # From here on only the scheduler ends the future: a waiter that is cancelled must say so, which also takes the
-        # items out of the queue.
-        self.future.set_running_or_notify_cancel()
+    __slots__ = ("_open", "_results", "deadline", "ended", "served_tokens", "sink", "started", "submitted", "waiting")
+
+    def __init__(self, size: int, sink: Sink, deadline: float | None, submitted: float) -> None:
+        self.sink = sink
         self.deadline = deadline
         self.submitted = submitted
         self.started: float | None = None
-        self.ended = False  # its future is set, or is about to be
+        self.ended = False  # its sink was called, or is about to be
         self.waiting: dict[Key, Work] = {}  # its queued items, oldest first
         self.served_tokens = 0
         self._results: list[Result | SluiceError | None] = [None] * size

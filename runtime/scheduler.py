@@ -5,7 +5,7 @@ idle server adds no wait. How many it takes, and how much padding a batch may ca
 the running artifact (runtime/cost.py): a busy server converges to the smallest batch that is as good as any. Which item
 comes first, and that equal items are computed once, is decided in runtime/pending.py.
 
-It sees token counts and futures; it never sees text or logits.
+It sees token counts and callbacks; it never sees text or logits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from runtime.contract import Encoded, Limits, Load, Observer, Result
 from runtime.cost import CostModel
 from runtime.errors import BackendFailed, Cancelled, DeadlineExceeded, NotReady, Overloaded, SluiceError
-from runtime.pending import Pending, Request, Work
+from runtime.pending import Pending, Request, Sink, Work
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +29,11 @@ Compute = Callable[[Sequence[Encoded]], Sequence[Result]]
 
 
 class Job:
-    """A caller's handle on its request: `future` ends with a JobResult or a SluiceError."""
+    """A caller's handle on its request."""
 
-    __slots__ = ("_request", "_scheduler", "future")
+    __slots__ = ("_request", "_scheduler")
 
     def __init__(self, scheduler: Scheduler, request: Request) -> None:
-        self.future = request.future
         self._request = request
         self._scheduler = scheduler
 
@@ -67,9 +66,12 @@ class Scheduler:
 
     # ------------------------------------------------------------ callers' side
 
-    def submit(self, items: Sequence[Encoded], deadline: float | None) -> Job:
-        """Queue a request. Raises Overloaded (with when to come back) or NotReady; never waits."""
-        request = Request(len(items), deadline, time.monotonic())
+    def submit(self, items: Sequence[Encoded], sink: Sink, deadline: float | None = None) -> Job:
+        """Queue a request. `sink` is called once, from any thread, with the JobResult or the error that ended it.
+
+        Raises Overloaded (with when to come back) or NotReady; never waits.
+        """
+        request = Request(len(items), sink, deadline, time.monotonic())
         complete = not items
         joined = hits = 0
         with self._changed:
@@ -92,7 +94,7 @@ class Scheduler:
             self._observer.observe("cache", hits, outcome="hit")
             self._observer.observe("cache", len(items) - hits, outcome="miss")
         if complete:
-            request.future.set_result(request.answer(request.submitted))
+            request.sink(request.answer(request.submitted))
         return Job(self, request)
 
     def admit(self, items: int, tokens: int, deadline: float | None) -> None:
@@ -102,13 +104,13 @@ class Scheduler:
             self._admit(items, tokens, deadline)
 
     def cancel(self, request: Request) -> None:
-        """Drop the queued items of `request` and end its future with Cancelled, unless it is done."""
+        """Drop the queued items of `request` and end it with Cancelled, unless it is done."""
         with self._changed:
             if request.ended:
                 return
             request.ended = True
             queued = self._pending.drop(request)
-        request.future.set_exception(Cancelled("The caller left."))
+        request.sink(Cancelled("The caller left."))
         self._observer.observe("cancelled", 1, stage="queued" if queued else "running")
 
     def load(self) -> Load:
@@ -204,7 +206,7 @@ class Scheduler:
                         self._cache.put(work.encoded, result)
                     complete += [request for request, index in work.claims if request.put(index, result)]
             for request in complete:
-                request.future.set_result(request.answer(ended))
+                request.sink(request.answer(ended))
             self._observer.observe("batch_items", len(batch))
             self._observer.observe("batch_tokens", tokens)
             self._observer.observe("padding_ratio", 1 - tokens / (max(map(len, rows)) * len(batch)))
@@ -245,7 +247,7 @@ class Scheduler:
             request.ended = True
             assert request.deadline is not None
             late_ms = (now - request.deadline) * 1000
-            request.future.set_exception(
+            request.sink(
                 DeadlineExceeded(
                     f"The deadline passed {late_ms:.0f} ms ago while the request was queued; allow more time."
                 )

@@ -20,10 +20,10 @@ from runtime.generation import GenerationEngine, Ticket
 from serving.call import Call, Send
 from serving.catalogue import Served
 from serving.errors import describe
-from serving.matching import INLINE_CHARACTERS
 from serving.room import Room
 from serving.route import to_json
 from serving.schemas import CompletionRequest
+from serving.submission import INLINE_CHARACTERS
 
 DONE = b"data: [DONE]\n\n"
 STREAM_HEADERS = [

@@ -156,6 +156,8 @@ class Hosted:
         for warning in misspelt(environ):
             logger.warning(warning)
         use_own_metrics_directory(os.getppid())
+        # A request's few texts are tokenised on the thread that asks: handing them to a pool costs as much again.
+        environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.room = Room.open(self.service.choices(settings), settings)
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]

@@ -12,6 +12,7 @@ from runtime.manifest import Kind
 from serving.call import Call
 from serving.catalogue import Catalogue, Choice, Served
 from serving.lifecycle import Lifecycle
+from serving.mailbox import Mailbox
 from serving.metrics import EngineObserver, Metrics
 from serving.settings import Settings
 
@@ -30,6 +31,7 @@ class Room:
     catalogue: Catalogue
     metrics: Metrics
     lifecycle: Lifecycle
+    _mailbox: Mailbox | None = field(default=None)
     _ticker: asyncio.Task[None] | None = field(default=None)
 
     @classmethod
@@ -64,6 +66,12 @@ class Room:
         call.hold(served.leases)
         call.model, call.tag = served.id, served.tag
         return served
+
+    def mailbox(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
+        """The mailbox of the running loop."""
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = Mailbox(loop)
+        return self._mailbox
 
     def set_levels(self) -> None:
         """Set the gauges now."""

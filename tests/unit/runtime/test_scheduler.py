@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.contract import Encoded, Limits, Load, PairResult
-from runtime.errors import BackendFailed, Cancelled, DeadlineExceeded, NotReady, Overloaded
+from runtime.contract import Encoded, JobResult, Limits, Load, PairResult
+from runtime.errors import BackendFailed, Cancelled, DeadlineExceeded, NotReady, Overloaded, SluiceError
 from runtime.scheduler import Scheduler
 
 pytestmark = pytest.mark.unit
@@ -57,6 +58,26 @@ class Gate:
         return [first for batch in self.batches for first in batch]
 
 
+class Asked:
+    """A submitted request whose end can be waited for."""
+
+    def __init__(self) -> None:
+        self.future: Future[JobResult] = Future()
+        self.cancel: Callable[[], None] = lambda: None
+
+    def take(self, outcome: JobResult | SluiceError) -> None:
+        if isinstance(outcome, SluiceError):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+
+def submit(scheduler: Scheduler, items: Sequence[Encoded], deadline: float | None = None) -> Asked:
+    asked = Asked()
+    asked.cancel = scheduler.submit(items, asked.take, deadline).cancel
+    return asked
+
+
 def item(first: int, length: int = 4) -> Encoded:
     return Encoded((first,) * length, (0,) * length)
 
@@ -81,21 +102,21 @@ def scheduler(gate: Gate, events: Events) -> Iterator[Scheduler]:
 
 def occupy(scheduler: Scheduler, gate: Gate) -> Any:
     """Keep the only worker busy with one item."""
-    job = scheduler.submit([item(1)], None)
+    job = submit(scheduler, [item(1)])
     assert gate.entered.wait(10)
     return job
 
 
 def test_results_come_in_the_callers_order_whatever_the_lengths(scheduler: Scheduler, gate: Gate) -> None:
     gate.open.set()
-    job = scheduler.submit([item(n, length) for n, length in ((5, 30), (7, 2), (6, 17), (8, 2))], None)
+    job = submit(scheduler, [item(n, length) for n, length in ((5, 30), (7, 2), (6, 17), (8, 2))])
     scores = [result.score for result in job.future.result(10).items if isinstance(result, PairResult)]
     assert scores == [0.005, 0.007, 0.006, 0.008]
 
 
 def test_the_oldest_item_is_always_in_the_next_batch(scheduler: Scheduler, gate: Gate) -> None:
     occupy(scheduler, gate)
-    jobs = [scheduler.submit([item(n, length)], None) for n, length in ((2, 30), (3, 5), (4, 5), (5, 5))]
+    jobs = [submit(scheduler, [item(n, length)]) for n, length in ((2, 30), (3, 5), (4, 5), (5, 5))]
     gate.open.set()
     for job in jobs:
         job.future.result(10)
@@ -104,9 +125,9 @@ def test_the_oldest_item_is_always_in_the_next_batch(scheduler: Scheduler, gate:
 
 def test_a_small_request_does_not_wait_behind_a_large_one(gate: Gate, events: Events) -> None:
     scheduler = Scheduler(gate, Limits(batch_items=4), workers=1, observer=events)
-    scheduler.submit([item(n) for n in range(1, 41)], None)
+    submit(scheduler, [item(n) for n in range(1, 41)])
     assert gate.entered.wait(10)
-    small = scheduler.submit([item(99, 20)], None)
+    small = submit(scheduler, [item(99, 20)])
     gate.open.set()
     small.future.result(10)
     # At most the batch that was running and one around the oldest item came first.
@@ -115,7 +136,7 @@ def test_a_small_request_does_not_wait_behind_a_large_one(gate: Gate, events: Ev
 
 
 def test_a_request_of_nothing_is_answered_with_nothing(scheduler: Scheduler) -> None:
-    assert scheduler.submit([], None).future.result(10).items == []
+    assert submit(scheduler, []).future.result(10).items == []
 
 
 def test_a_large_request_gets_half_of_the_batches_while_small_ones_keep_coming(events: Events) -> None:
@@ -127,12 +148,12 @@ def test_a_large_request_gets_half_of_the_batches_while_small_ones_keep_coming(e
         batches.append({row.ids[0] for row in rows})
         # For every batch another small request arrives, so that there is always one that was served less.
         if len(batches) < 100:
-            scheduler.submit([item(1000 + len(batches), 30)], None)
+            submit(scheduler, [item(1000 + len(batches), 30)])
         return [PairResult(0.5, len(row)) for row in rows]
 
     scheduler = Scheduler(compute, Limits(batch_items=1), workers=1, observer=events)
-    scheduler.submit([item(998, 30), item(999, 30)], None)
-    large = scheduler.submit([item(n, 5) for n in range(1, 41)], None)
+    submit(scheduler, [item(998, 30), item(999, 30)])
+    large = submit(scheduler, [item(n, 5) for n in range(1, 41)])
     release.set()
     large.future.result(10)
     scheduler.close()
@@ -145,7 +166,7 @@ def test_an_equal_item_in_flight_is_computed_once_and_answers_everybody(
     scheduler: Scheduler, gate: Gate, events: Events
 ) -> None:
     running = occupy(scheduler, gate)
-    jobs = [scheduler.submit([item(1), item(2), item(2)], None) for _ in range(3)]
+    jobs = [submit(scheduler, [item(1), item(2), item(2)]) for _ in range(3)]
     gate.open.set()
     for job in jobs:
         scores = [result.score for result in job.future.result(10).items if isinstance(result, PairResult)]
@@ -154,18 +175,18 @@ def test_an_equal_item_in_flight_is_computed_once_and_answers_everybody(
     assert sorted(gate.computed()) == [1, 2]
     assert events.count("coalesced") == 3
     # Nothing is kept: the next one is computed anew.
-    scheduler.submit([item(2)], None).future.result(10)
+    submit(scheduler, [item(2)]).future.result(10)
     assert sorted(gate.computed()) == [1, 2, 2]
 
 
 def test_who_leaves_does_not_take_an_item_away_from_another(scheduler: Scheduler, gate: Gate) -> None:
     occupy(scheduler, gate)
-    first, second = scheduler.submit([item(2)], None), scheduler.submit([item(2)], None)
+    first, second = submit(scheduler, [item(2)]), submit(scheduler, [item(2)])
     first.cancel()
     assert scheduler.load().queued_items == 1
     gate.open.set()
     assert isinstance(second.future.result(10).items[0], PairResult)
-    third, fourth = scheduler.submit([item(3)], None), scheduler.submit([item(3)], None)
+    third, fourth = submit(scheduler, [item(3)]), submit(scheduler, [item(3)])
     third.cancel()
     fourth.cancel()
     scheduler.close()
@@ -176,13 +197,13 @@ def test_a_cache_answers_without_compute_and_forgets_what_is_old(gate: Gate, eve
     gate.open.set()
     scheduler = Scheduler(gate, Limits(cache_items=2), workers=1, observer=events)
     for number in (2, 2, 3, 4, 2):
-        result = scheduler.submit([item(number)], None).future.result(10).items[0]
+        result = submit(scheduler, [item(number)]).future.result(10).items[0]
         assert isinstance(result, PairResult)
         assert result.score == number / 1000
     assert gate.computed() == [2, 3, 4, 2]
     assert events.count("cache", outcome="hit") == events.count("cache", outcome="miss") == 5
     assert events.total("cache", outcome="hit") == 1
-    assert scheduler.submit([item(4), item(2)], None).future.result(10).queue_s == 0
+    assert submit(scheduler, [item(4), item(2)]).future.result(10).queue_s == 0
     scheduler.close()
 
 
@@ -190,15 +211,15 @@ def test_a_failure_is_not_kept(gate: Gate, events: Events) -> None:
     gate.open.set()
     scheduler = Scheduler(gate, Limits(cache_items=9), workers=1, observer=events)
     for _ in range(2):
-        assert isinstance(scheduler.submit([item(666)], None).future.result(10).items[0], BackendFailed)
+        assert isinstance(submit(scheduler, [item(666)]).future.result(10).items[0], BackendFailed)
     assert events.total("cache", outcome="hit") == 0
     scheduler.close()
 
 
 def test_a_deadline_is_seen_behind_an_older_item_that_has_none(scheduler: Scheduler, gate: Gate) -> None:
     occupy(scheduler, gate)
-    patient = scheduler.submit([item(2, 30)], None)
-    late = scheduler.submit([item(3)], time.monotonic() + 0.01)
+    patient = submit(scheduler, [item(2, 30)])
+    late = submit(scheduler, [item(3)], time.monotonic() + 0.01)
     time.sleep(0.02)
     gate.open.set()
     with pytest.raises(DeadlineExceeded):
@@ -213,10 +234,10 @@ def test_what_cannot_be_done_in_time_is_refused_before_it_is_queued(events: Even
         return [PairResult(0.5, len(row)) for row in rows]
 
     scheduler = Scheduler(compute, Limits(batch_items=1), workers=1, observer=events)
-    scheduler.submit([item(1)], None).future.result(10)
-    scheduler.submit([item(n) for n in range(2, 22)], None)
+    submit(scheduler, [item(1)]).future.result(10)
+    submit(scheduler, [item(n) for n in range(2, 22)])
     with pytest.raises(Overloaded, match="its deadline leaves") as caught:
-        scheduler.submit([item(30)], time.monotonic() + 0.2)
+        submit(scheduler, [item(30)], time.monotonic() + 0.2)
     assert 0.2 < caught.value.retry_after_s < 5
     with pytest.raises(Overloaded):
         scheduler.admit(1, 0, time.monotonic() + 0.2)
@@ -235,7 +256,7 @@ def test_batches_are_as_large_as_their_measured_cost_says(events: Events) -> Non
     scheduler = Scheduler(compute, Limits(batch_items=100), workers=1, observer=events)
     scheduler.warm_up([[item(0, length)] * rows for rows, length in ((1, 10), (1, 100), (8, 10), (8, 40))])
     sizes.clear()
-    scheduler.submit([item(n, 10 + n % 3) for n in range(1, 300)], None).future.result(20)
+    submit(scheduler, [item(n, 10 + n % 3) for n in range(1, 300)]).future.result(20)
     scheduler.close()
     padded = [max(size) * len(size) for size in sizes[1:-2]]
     padding = [max(size) * len(size) - sum(size) for size in sizes]
@@ -246,9 +267,9 @@ def test_batches_are_as_large_as_their_measured_cost_says(events: Events) -> Non
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(scheduler: Scheduler, gate: Gate, events: Events) -> None:
     occupy(scheduler, gate)
-    scheduler.submit([item(n) for n in range(2, 9)], None)
+    submit(scheduler, [item(n) for n in range(2, 9)])
     with pytest.raises(Overloaded) as caught:
-        scheduler.submit([item(9)], None)
+        submit(scheduler, [item(9)])
     assert "8 items are in flight" in caught.value.message
     assert caught.value.retry_after_s >= 0
     assert events.count("shed") == 1
@@ -257,22 +278,22 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(scheduler: Scheduler, g
 def test_the_queue_is_bounded_in_tokens_too(scheduler: Scheduler, gate: Gate) -> None:
     occupy(scheduler, gate)
     with pytest.raises(Overloaded, match="200 are allowed"):
-        scheduler.submit([item(2, 198)], None)
+        submit(scheduler, [item(2, 198)])
 
 
 def test_a_request_larger_than_the_queue_is_served_when_nothing_else_is(scheduler: Scheduler, gate: Gate) -> None:
     gate.open.set()
-    assert len(scheduler.submit([item(n) for n in range(20)], None).future.result(10).items) == 20
+    assert len(submit(scheduler, [item(n) for n in range(20)]).future.result(10).items) == 20
 
 
 def test_an_expired_item_leaves_before_compute(scheduler: Scheduler, gate: Gate, events: Events) -> None:
     occupy(scheduler, gate)
-    late = scheduler.submit([item(2)], time.monotonic() + 0.01)
+    late = submit(scheduler, [item(2)], time.monotonic() + 0.01)
     time.sleep(0.02)
     gate.open.set()
     with pytest.raises(DeadlineExceeded):
         late.future.result(10)
-    scheduler.submit([item(3)], None).future.result(10)
+    submit(scheduler, [item(3)]).future.result(10)
     assert [2] not in gate.batches
     assert events.count("cancelled", stage="expired") == 1
 
@@ -281,7 +302,7 @@ def test_a_cancelled_item_leaves_the_queue_and_is_counted_with_its_stage(
     scheduler: Scheduler, gate: Gate, events: Events
 ) -> None:
     running = occupy(scheduler, gate)
-    queued = scheduler.submit([item(2), item(3)], None)
+    queued = submit(scheduler, [item(2), item(3)])
     queued.cancel()
     running.cancel()
     assert scheduler.load().queued_items == 0
@@ -296,7 +317,7 @@ def test_a_cancelled_item_leaves_the_queue_and_is_counted_with_its_stage(
 
 def test_poison_fails_alone(scheduler: Scheduler, gate: Gate) -> None:
     occupy(scheduler, gate)
-    job = scheduler.submit([item(2), item(666), item(3), item(4)], None)
+    job = submit(scheduler, [item(2), item(666), item(3), item(4)])
     gate.open.set()
     results = job.future.result(10).items
     assert isinstance(results[1], BackendFailed)
@@ -305,12 +326,12 @@ def test_poison_fails_alone(scheduler: Scheduler, gate: Gate) -> None:
 
 def test_close_finishes_what_is_queued_and_refuses_the_rest(gate: Gate, events: Events) -> None:
     scheduler = Scheduler(gate, Limits(), workers=1, observer=events)
-    job = scheduler.submit([item(1)], None)
+    job = submit(scheduler, [item(1)])
     threading.Timer(0.05, gate.open.set).start()
     scheduler.close()
     assert job.future.done()
     with pytest.raises(NotReady):
-        scheduler.submit([item(2)], None)
+        submit(scheduler, [item(2)])
 
 
 @settings(max_examples=30, deadline=None)
@@ -325,7 +346,7 @@ def test_every_job_ends_exactly_once_with_its_own_results(
         return [PairResult(row.ids[0] / 1000, len(row)) for row in rows]
 
     scheduler = Scheduler(compute, Limits(batch_items=5), workers=3, observer=Events())
-    jobs = [scheduler.submit([item(n, length) for n, length in request], None) for request in requests]
+    jobs = [submit(scheduler, [item(n, length) for n, length in request]) for request in requests]
     for number in abandoned & set(range(len(jobs))):
         jobs[number].cancel()
     for number, (job, request) in enumerate(zip(jobs, requests, strict=True)):
