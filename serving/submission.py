@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from runtime.contract import Encoded, Pair, PairResult, Result
+from runtime.contract import Encoded, Pair, PairResult, Prepared, Result
 from runtime.encoder import EncoderEngine
 from runtime.errors import Cancelled, DeadlineExceeded, LimitExceeded, SluiceError
 from serving.call import Call
