@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import (
@@ -113,6 +115,14 @@ class TestBertFp32(_Matching):
 class TestBertInt8(_Matching):
     # One activation scale for the whole batch: neighbours shift it, within the rounding of int8.
     model, graph, tolerance = "bert", "int8", 0.2
+
+
+@pytest.mark.parametrize("model", ["bert", "roberta"])
+def test_every_matrix_product_of_an_int8_encoder_is_one_of_integers(artifacts: dict[str, Path], model: str) -> None:
+    operators = Counter(node.op_type for node in onnx.load(artifacts[model] / "int8" / GRAPH).graph.node)
+    assert not {"MatMul", "Gemm", "Attention", "QAttention"} & set(operators)
+    # Projections, output, two of the feed-forward part a layer; two of the head.
+    assert operators["MatMulInteger"] == 4 * operators["MultiHeadAttention"] + 2
 
 
 class TestRobertaFp32(_Matching):
