@@ -80,7 +80,7 @@ def test_the_clean_run_makes_the_writes_that_are_counted_on(world: tuple[Path, d
 
 
 @given(kills=st.lists(st.tuples(st.integers(0, WRITES), st.booleans()), min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_killed_at_any_writes_the_output_is_that_of_a_clean_run(
     world: tuple[Path, dict[str, bytes]], kills: list[tuple[int, bool]]
 ) -> None:

@@ -116,7 +116,7 @@ requests = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(requests, st.integers(1, 4))
 def test_a_stream_is_the_same_alone_and_in_company(requests: list[tuple[list[int], Sampling, int]], slots: int) -> None:
     engine, _ = make(slots)

@@ -334,7 +334,7 @@ def test_close_finishes_what_is_queued_and_refuses_the_rest(gate: Gate, events: 
         submit(scheduler, [item(2)])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.lists(st.tuples(st.integers(2, 600), st.integers(1, 60)), min_size=1, max_size=9), max_size=12),
     st.sets(st.integers(0, 11)),

@@ -198,7 +198,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(train=ROWS, valid=ROWS, test=ROWS, drop=st.booleans())
 def test_counts_reconcile_whatever_comes_in(
     tmp_path: Path, train: list[Any], valid: list[Any], test: list[Any], drop: bool
