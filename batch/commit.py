@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from batch.errors import NotReconciled
-from batch.job import Job, Kind
+from batch.job import Job
 from batch.predictions import count, encode, encode_lines
 from batch.reading import Shard
 from batch.scoring import Scored
 from records.storage import exists, join, list_files, put_if_absent, read_bytes
+from runtime.manifest import Kind
 
 SUCCESS_FILE = "_SUCCESS"
 ERRORS_FOLDER = "_errors"

@@ -22,7 +22,7 @@ from batch.progress import Progress
 from batch.reading import Item, Reader, Reject, input_root, shard_name
 from records.rows import format_of
 from records.storage import StoredObject, exists, join, list_objects, put_if_absent, read_bytes
-from runtime.manifest import Manifest
+from runtime.manifest import Kind, Manifest
 
 PLAN_FILE = "_PLAN.json"
 # Settings that change neither the rows' results nor how they are cut may differ between runs of one job.
@@ -46,11 +46,11 @@ class PlannedFile(_Record):
 
 
 class PlannedModel(_Record):
-    """The artifact, and what of its manifest shows in the results of matching though it is not in its digest."""
+    """The artifact, and what of its manifest shows in the results of pairs though it is not in its digest."""
 
     tag: str
     digest: str
-    kind: Literal["matching", "generation"]
+    kind: Kind
     threshold: float | None = None
     labels: tuple[str, str] | None = None
 
@@ -185,12 +185,10 @@ def shaping_settings(job: Job) -> dict[str, Any]:
 
 def plan_model(job: Job, tag: str, manifest: Manifest) -> PlannedModel:
     """What of the artifact belongs in the plan. Raises CannotStart: a kind, or a setting, that does not fit."""
-    if manifest.kind == "embedding":
-        raise CannotStart(f"{tag} is of kind {manifest.kind}; batch runs matching and generation models.")
     misplaced = job.misplaced(manifest.kind)
     if misplaced:
         raise CannotStart(
-            f"{tag} is a {manifest.kind} model, for which {', '.join(misplaced)} mean nothing; remove them."
+            f"{tag} is a model of kind {manifest.kind}, for which {', '.join(misplaced)} mean nothing; remove them."
         )
     if manifest.kind == "generation":
         return PlannedModel(tag=tag, digest=manifest.digest, kind=manifest.kind)

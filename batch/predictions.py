@@ -8,12 +8,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from batch.job import Kind
+from runtime.manifest import Kind
 
 Prediction = Mapping[str, Any]
 # Column -> name of its Arrow type; also the order of CSV columns.
+PAIR = {"id": "string", "score": "float64", "label": "string", "match": "bool_", "truncated": "bool_"}
 COLUMNS: dict[Kind, dict[str, str]] = {
-    "matching": {"id": "string", "score": "float64", "label": "string", "match": "bool_", "truncated": "bool_"},
+    "matching": PAIR,
+    "embedding": PAIR,
     "generation": {"id": "string", "completion": "string", "finish_reason": "string", "tokens": "int64"},
 }
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batch.job import Job, Kind
+from batch.job import Job
 from records.rows import SHOWN_CHARACTERS, BadRow, Row, read_file
 from records.s3 import SCHEME
 from runtime.errors import InvalidInput
+from runtime.manifest import Kind
 from runtime.text import check_text
 
 

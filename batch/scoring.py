@@ -53,7 +53,7 @@ class Scorer:
         items = [row for row in shard.rows if isinstance(row, Item)]
         engine = self._engine
         if isinstance(engine, EncoderEngine):
-            outcomes = self._match(engine, items)
+            outcomes = self._score(engine, items)
         else:
             outcomes = self._continue(engine, items, shard.short)
         rejects = [row for row in shard.rows if isinstance(row, Reject)]
@@ -73,7 +73,7 @@ class Scorer:
         """Let go of the engine."""
         self._engine.close()
 
-    def _match(self, engine: EncoderEngine, items: Sequence[Item]) -> list[Prediction | SluiceError]:
+    def _score(self, engine: EncoderEngine, items: Sequence[Item]) -> list[Prediction | SluiceError]:
         pairs = [Pair(*item.texts) for item in items]
         refused: dict[int, SluiceError] = {}
         if not self._job.truncate:
@@ -120,5 +120,5 @@ def _refusal(engine: EncoderEngine, pair: Pair) -> SluiceError | None:
         engine.prepare([pair], truncate=False)
     except InvalidInput as error:
         # The engine counts places in its list; here the row has a name of its own.
-        return InvalidInput(error.message.replace("pairs[0]", "the pair"))
+        return InvalidInput(error.message.replace("pairs[0].", "").replace("pairs[0]", "the pair"))
     return None

@@ -9,9 +9,11 @@ from typing import Any
 
 # kind -> architecture -> "module:function"
 # matching:   build(base: Path, *, labels: Sequence[str], dropout: float) -> PreTrainedModel
+# embedding:  load(folder: Path) -> models.bi_encoder.BiEncoder; published, not trained here
 # generation: build(shape: models.causal_lm.Shape) -> PreTrainedModel
 ARCHITECTURES = {
     "matching": {"cross-encoder": "models.cross_encoder:build"},
+    "embedding": {"bi-encoder": "models.bi_encoder:load"},
     "generation": {"gpt2": "models.causal_lm:build_gpt2", "llama": "models.causal_lm:build_llama"},
 }
 

@@ -61,9 +61,9 @@ def _encoder_backend(directory: Path, manifest: Manifest) -> EncoderBackend:
 
         return OnnxEncoder(directory / _graph(directory, manifest))
     if manifest.format == "torch":
-        from runtime.backends.torch import TorchMatching
+        from runtime.backends.torch import TorchEmbedding, TorchMatching
 
-        return TorchMatching(directory)
+        return TorchEmbedding(directory) if manifest.kind == "embedding" else TorchMatching(directory)
     from runtime.backends.fake import FakeEmbedding, FakeMatching
 
     return FakeEmbedding(directory) if manifest.kind == "embedding" else FakeMatching(directory)

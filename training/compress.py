@@ -20,7 +20,7 @@ import numpy as np
 from transformers import AutoModelForCausalLM
 
 from records.document import DocumentError, read_document
-from runtime.contract import PairResult, Sampling, Token
+from runtime.contract import Pair, PairResult, Sampling, Token
 from runtime.encoder import EncoderEngine
 from runtime.errors import InvalidInput, SluiceError
 from runtime.load import load_engine
@@ -28,13 +28,14 @@ from runtime.manifest import MANIFEST_FILE, Manifest, Parity, Step, read_manifes
 from training.causal_graph import write_causal_graph
 from training.checkpoint import git_commit, read_config, versions
 from training.data.errors import DataError
-from training.matching_graph import write_matching_graph
+from training.encoder_graph import write_encoder_graph
 from training.probe import Engine, Probe, recipe_probe
 from training.quantization import quantize_decoder, quantize_encoder
 from training.recipe import Recipe
 
 GRAPH = "model.onnx"
 LATENCY_RUNS = 40
+COMPARED = {"matching": "score", "embedding": "cosine", "generation": "log p"}
 
 
 class ParityError(Exception):
@@ -42,14 +43,17 @@ class ParityError(Exception):
 
 
 def export_fp32(checkpoint: Path, target: Path, probe: Probe, tolerance: float) -> Manifest:
-    """Checkpoint -> fp32 ONNX artifact in `target`. Parity: largest |difference| of scores or log-probabilities."""
+    """Checkpoint -> fp32 ONNX artifact in `target`.
+
+    Parity: largest |difference| of scores, of cosines (embedding) or of log-probabilities (generation).
+    """
     parent = read_manifest(checkpoint)
     with _making(target) as directory:
         graph = directory / GRAPH
         changed: dict[str, Any] = {}
         settings: dict[str, Any]
-        if parent.kind == "matching":
-            settings = {"fused": write_matching_graph(checkpoint, graph)}
+        if parent.kind != "generation":
+            settings = {"fused": write_encoder_graph(checkpoint, parent.kind, graph)}
         else:
             model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype="float32")
             state = {name: value.numpy() for name, value in model.state_dict().items()}
@@ -63,11 +67,11 @@ def export_fp32(checkpoint: Path, target: Path, probe: Probe, tolerance: float) 
 def quantize_int8(source: Path, target: Path, probe: Probe, tolerance: float) -> Manifest:
     """fp32 ONNX artifact -> int8 artifact in `target`.
 
-    Parity: mean |difference| of scores (matching) or relative change of perplexity (generation).
+    Parity: mean |difference| of scores or of cosines, or relative change of perplexity (generation).
     """
     parent = read_manifest(source)
     with _making(target) as directory:
-        quantize = quantize_encoder if parent.kind == "matching" else quantize_decoder
+        quantize = quantize_decoder if parent.kind == "generation" else quantize_encoder
         settings = quantize(source / GRAPH, directory / GRAPH)
         return _seal(
             directory, source, "quantize-int8", settings, probe, tolerance, _typical_difference, precision="int8"
@@ -106,9 +110,10 @@ def describe(manifest: Manifest) -> str:
 
 
 def _outputs(engine: Engine, probe: Probe) -> np.ndarray:
-    """Scores of the probe's pairs, or log-probabilities of its texts' tokens."""
+    """Scores of the probe's pairs (cosines of a bi-encoder's), or log-probabilities of its texts' tokens."""
     if isinstance(engine, EncoderEngine):
-        return np.asarray([_score(result) for result in engine.score(probe.pairs)])
+        scores = np.asarray([_score(result) for result in engine.score(probe.pairs)])
+        return 2 * scores - 1 if engine.manifest.kind == "embedding" else scores
     encoded = [engine.encode(text)[: engine.context] for text in probe.texts]
     return np.asarray([value for ids in encoded if len(ids) > 1 for value in engine.log_probs(ids)])
 
@@ -120,20 +125,22 @@ def _score(result: PairResult | SluiceError) -> float:
 
 
 def _largest_difference(before: np.ndarray, after: np.ndarray, kind: str) -> tuple[str, float]:
-    what = "score" if kind == "matching" else "log p"
-    return f"max |Δ {what}|", float(np.abs(before - after).max())
+    return f"max |Δ {COMPARED[kind]}|", float(np.abs(before - after).max())
 
 
 def _typical_difference(before: np.ndarray, after: np.ndarray, kind: str) -> tuple[str, float]:
-    if kind == "matching":
-        return "mean |Δ score|", float(np.abs(before - after).mean())
+    if kind != "generation":
+        return f"mean |Δ {COMPARED[kind]}|", float(np.abs(before - after).mean())
     return "|Δ perplexity| / perplexity", abs(float(np.exp(before.mean() - after.mean())) - 1)
 
 
 def latency_p50_ms(engine: Engine, probe: Probe) -> float:
-    """Median milliseconds of one pair of about 32 tokens, or of one generated token after a short prompt."""
+    """Median milliseconds of one pair of about 32 tokens, of one text of about 32 tokens (embedding), or of one
+    generated token after a short prompt."""
     if isinstance(engine, EncoderEngine):
-        pair = min(probe.pairs, key=lambda pair: abs(len(engine.prepare([pair]).items[0]) - 32))
+        # Of a bi-encoder a pair of equal texts is one text.
+        pairs = [Pair(text, text) for text in probe.texts] if engine.manifest.kind == "embedding" else probe.pairs
+        pair = min(pairs, key=lambda pair: abs(len(engine.prepare([pair]).items[0]) - 32))
         times = []
         for _ in range(LATENCY_RUNS):
             begun = time.perf_counter()
@@ -179,7 +186,7 @@ def _seal(
     parent = read_manifest(source)
     shutil.copyfile(source / parent.tokenizer, directory / parent.tokenizer)
     inherited = ("kind", "architecture", "precision", "max_tokens", "tokenizer", "pad_token_id", "labels")
-    inherited += ("positive_label", "threshold", "causal", "datasets", "seed", "steps")
+    inherited += ("positive_label", "threshold", "dimensions", "causal", "datasets", "seed", "steps")
     fields = {key: getattr(parent, key) for key in inherited} | changed
     fields |= {
         "format": "onnx",

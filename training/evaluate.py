@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from records.document import DocumentError, read_document
 from runtime.contract import Pair
+from runtime.embedding import EmbeddingEngine
 from runtime.encoder import EncoderEngine
 from runtime.errors import InvalidInput, SluiceError
 from runtime.generation import GenerationEngine
@@ -28,7 +29,7 @@ from training.data.errors import DataError
 from training.data.pairs import LabelledPair
 from training.data.splits import PairSplits, load_splits
 from training.data.texts import TextSplits
-from training.metrics import matching_metrics
+from training.metrics import best_threshold, matching_metrics
 from training.recipe import Recipe
 
 Engine = EncoderEngine | GenerationEngine
@@ -102,7 +103,10 @@ def _with_begin(engine: GenerationEngine, ids: list[int]) -> list[int]:
 
 
 def evaluate_split(engine: Engine, splits: PairSplits | TextSplits, split: str) -> Evaluation:
-    """Metrics of one split of a recipe's data. Raises InvalidInput when the data is of another kind."""
+    """Metrics of one split of a recipe's data: pairs for a cross-encoder or a bi-encoder, texts for generation.
+
+    Raises InvalidInput when the data is of another kind.
+    """
     if isinstance(engine, EncoderEngine) and isinstance(splits, PairSplits):
         rows = splits.rows(split)
         metrics = evaluate_matching(engine, *as_pairs(rows, splits.positive))
@@ -112,6 +116,21 @@ def evaluate_split(engine: Engine, splits: PairSplits | TextSplits, split: str) 
         metrics = evaluate_generation(engine, "\n".join(texts))
         return _evaluation(split, splits.sha256(split), len(texts), metrics)
     raise InvalidInput(f"The artifact is for {engine.manifest.kind}; the data is not.")
+
+
+def choose_threshold(directory: Path, engine: EncoderEngine, splits: PairSplits) -> Manifest:
+    """Write the threshold with the highest F1 on valid into the manifest in `directory`; the engine has it from now on.
+
+    Raises InvalidInput when all labels of valid are the same.
+    """
+    pairs, truth = as_pairs(splits.valid, splits.positive)
+    try:
+        threshold = best_threshold(score_pairs(engine, pairs), truth)
+    except ValueError as error:
+        raise InvalidInput(f"valid: {error}") from None
+    engine.manifest = engine.manifest.model_copy(update={"threshold": threshold})
+    replace_manifest(directory, engine.manifest)
+    return engine.manifest
 
 
 def as_pairs(rows: Sequence[LabelledPair], positive: str) -> tuple[list[Pair], list[int]]:
@@ -191,6 +210,9 @@ def _evaluate(directory: Path, splits: PairSplits | TextSplits, split: str) -> d
         quiet_libraries()
     engine = load_engine(directory)
     try:
+        if isinstance(engine, EmbeddingEngine) and isinstance(splits, PairSplits):
+            # A cross-encoder's threshold was chosen when it was trained; a bi-encoder comes without data.
+            choose_threshold(directory, engine, splits)
         evaluation = evaluate_split(engine, splits, split)
     finally:
         engine.close()

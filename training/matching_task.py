@@ -15,6 +15,7 @@ import torch
 from transformers import AutoTokenizer, EvalPrediction, PreTrainedTokenizerBase
 
 from models.cross_encoder import freeze_embeddings
+from models.positions import usable_positions
 from models.registry import builder
 from runtime.contract import Pair
 from runtime.errors import InvalidInput
@@ -39,9 +40,7 @@ def prepare_matching(
     than max_tokens; ValueError: it is no encoder.
     """
     network = builder(model.kind, model.architecture)(base, labels=data.labels, dropout=model.dropout)
-    # RoBERTa counts positions from pad + 1.
-    offset = 2 if network.config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
-    longest = network.config.max_position_embeddings - offset
+    longest = usable_positions(network.config)
     if model.max_tokens > longest:
         raise InvalidInput(f"model.max_tokens {model.max_tokens}: the base has {longest} positions; lower it.")
     if train.freeze_embeddings:

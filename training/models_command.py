@@ -6,10 +6,10 @@ import argparse
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, get_args
 
 from runtime.errors import SluiceError
-from runtime.manifest import verify
+from runtime.manifest import Kind, verify
 from runtime.store import STAGES, Entry, ModelStore, store_home
 
 
@@ -27,6 +27,7 @@ def summary(entry: Entry) -> dict[str, Any]:
         "size_bytes": manifest.size_bytes,
         "max_tokens": manifest.max_tokens,
         "threshold": manifest.threshold,
+        "dimensions": manifest.dimensions,
         "created": manifest.created.isoformat(),
         "steps": [step.model_dump(mode="json") for step in manifest.steps],
         "evaluations": [evaluation.model_dump(mode="json") for evaluation in manifest.evaluations],
@@ -83,7 +84,7 @@ def main(arguments: list[str]) -> int:
         if action in {"promote", "rollback"}:
             command.add_argument("--why", help="kept in the history")
         else:
-            command.add_argument("--kind", choices=["matching", "generation"], help="settles a stage given alone")
+            command.add_argument("--kind", choices=get_args(Kind), help="settles a stage given alone")
     for command in actions.choices.values():
         command.add_argument("--json", action="store_true", help="for scripts")
     options = parser.parse_args(arguments)

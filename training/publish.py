@@ -13,11 +13,13 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 from records.document import DocumentError, read_document
 from runtime.errors import InvalidInput, SluiceError
-from runtime.manifest import MANIFEST_FILE, verify
+from runtime.manifest import MANIFEST_FILE, Kind, Manifest, verify
 from runtime.store import Entry, ModelStore, store_home
+from training.bases import SCHEME, packaged
 from training.recipe import Compress, Recipe
 
 # BentoML's own rule, checked before it has written anything.
@@ -64,7 +66,8 @@ def publish_artifact(directory: Path, name: str, home: Path, kind: str | None = 
 
 
 def publish_folder(folder: Path, name: str, home: Path, options: argparse.Namespace) -> Entry:
-    """Export a transformers folder, quantise it if `options.precision` is int8, and publish the result."""
+    """Export a transformers or sentence-transformers folder, quantise it if `options.precision` is int8, and publish
+    the result."""
     # torch and the exporter take seconds to import; publishing a finished artifact needs neither.
     from training.checkpoint import adopt_folder
     from training.compress import describe, export_fp32, quantize_int8
@@ -73,8 +76,10 @@ def publish_folder(folder: Path, name: str, home: Path, options: argparse.Namesp
     tolerances = Compress()
     with tempfile.TemporaryDirectory(prefix="sluice-") as work:
         checkpoint, fp32, int8 = (Path(work) / step for step in ("checkpoint", "fp32", "int8"))
-        manifest = adopt_folder(folder, checkpoint, positive=options.positive)
-        print(f"{folder}: {manifest.kind}, {manifest.architecture}, at most {manifest.max_tokens} tokens", flush=True)
+        manifest = adopt_folder(
+            folder, checkpoint, kind=options.kind, pooling=options.pooling, positive=options.positive
+        )
+        print(f"{folder}: {_described(manifest, checkpoint)}", flush=True)
         probe = Probe(vocabulary_texts(checkpoint))
         print(describe(export_fp32(checkpoint, fp32, probe, tolerances.fp32_tolerance)), flush=True)
         if options.precision == "int8":
@@ -85,13 +90,30 @@ def publish_folder(folder: Path, name: str, home: Path, options: argparse.Namesp
         return publish_artifact(made, name, home, options.kind)
 
 
+def _described(manifest: Manifest, checkpoint: Path) -> str:
+    text = f"{manifest.kind}, {manifest.architecture}, at most {manifest.max_tokens} tokens"
+    if manifest.kind == "embedding":
+        from models.bi_encoder import read_head
+
+        text += f", pooling {' and '.join(read_head(checkpoint).poolings)}, {manifest.dimensions} dimensions"
+    return text
+
+
 def main(arguments: list[str]) -> int:
     """The command. Exit codes: 0 published, 1 refused as described, 2 wrong usage or recipe."""
     parser = argparse.ArgumentParser(prog="python -m training publish", description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, help="artifact folder, transformers folder, or recipe (YAML)")
+    parser.add_argument(
+        "source",
+        help="artifact folder, transformers or sentence-transformers folder, packaged:minilm, or recipe (YAML)",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace settings of the recipe")
     parser.add_argument("--name", help="name in the model store (default: the recipe's)")
-    parser.add_argument("--kind", choices=["matching", "generation"], help="refuse a folder of another kind")
+    parser.add_argument(
+        "--kind",
+        choices=get_args(Kind),
+        help="refuse another kind; embedding makes a bi-encoder of an encoder without a head",
+    )
+    parser.add_argument("--pooling", choices=["mean", "cls"], help="of such a bi-encoder; default mean")
     parser.add_argument("--precision", choices=["fp32", "int8"], help="of a folder: default fp32; of a recipe: int8")
     parser.add_argument("--positive", help="of a classifier with more than two labels: the one that means a match")
     parser.add_argument("--promote", action="store_true", help="make it the production version of its name")
@@ -115,8 +137,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _publish(options: argparse.Namespace, home: Path) -> Entry:
-    source: Path = options.source
-    if source.suffix in {".yaml", ".yml"}:
+    source = packaged(options.source) if options.source.startswith(SCHEME) else Path(options.source)
+    is_recipe = source.suffix in {".yaml", ".yml"}
+    is_artifact = (source / MANIFEST_FILE).is_file()
+    if options.pooling and (is_recipe or is_artifact):
+        raise InvalidInput(f"--pooling is for an encoder without a head; {source} says what it has.")
+    if is_recipe:
         recipe = read_document(source, Recipe, options.overrides)
         made = recipe.run / (options.precision or "int8")
         return publish_artifact(made, options.name or recipe.name, home, options.kind)
@@ -124,6 +150,6 @@ def _publish(options: argparse.Namespace, home: Path) -> Entry:
         raise InvalidInput(f"{source} is neither a folder nor a recipe (.yaml).")
     if not options.name:
         raise InvalidInput("A folder needs --name: the name it is published under.")
-    if (source / MANIFEST_FILE).is_file():
+    if is_artifact:
         return publish_artifact(source, options.name, home, options.kind)
     return publish_folder(source, options.name, home, options)

@@ -25,18 +25,17 @@ from records.document import DocumentError, read_document
 from runtime.encoder import EncoderEngine
 from runtime.errors import ArtifactRefused, InvalidInput, SluiceError
 from runtime.load import load_engine
-from runtime.manifest import Manifest, replace_manifest, sha256_file, verify
+from runtime.manifest import Manifest, sha256_file, verify
 from training.bases import resolve_base
 from training.checkpoint import git_commit, seal_checkpoint, versions
 from training.curves import draw_curves
 from training.data.errors import DataError
 from training.data.splits import PairSplits, load_splits
 from training.data.texts import TextSplits
-from training.evaluate import as_pairs, evaluate_split, record, score_pairs
+from training.evaluate import choose_threshold, evaluate_split, record
 from training.generation_task import prepare_generation, unigram_perplexity
 from training.loop import checkpoint_step, train_loop
 from training.matching_task import prepare_matching
-from training.metrics import best_threshold
 from training.progress import Diverged, ProgressReport, TrainLog, quiet_libraries, read_log
 from training.recipe import CausalLM, PairData, Recipe
 from training.run_record import TrainRecord, changes, dependencies, read_record, write_record
@@ -168,10 +167,7 @@ def _save(recipe: Recipe, splits: PairSplits | TextSplits, task: Task) -> Manife
     engine = load_engine(directory)
     try:
         if isinstance(engine, EncoderEngine) and isinstance(splits, PairSplits):
-            pairs, truth = as_pairs(splits.valid, splits.positive)
-            manifest = manifest.model_copy(update={"threshold": best_threshold(score_pairs(engine, pairs), truth)})
-            replace_manifest(directory, manifest)
-            engine.manifest = manifest
+            manifest = choose_threshold(directory, engine, splits)
         for split in ("valid", "test"):
             manifest = record(directory, manifest, evaluate_split(engine, splits, split))
     finally:

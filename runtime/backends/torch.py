@@ -10,25 +10,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from models.registry import builder
 from runtime.contract import F32, I64
 
 
-class TorchMatching:
-    """A sequence-classification folder as transformers saves it."""
-
-    def __init__(self, directory: Path) -> None:
-        self._model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32).eval()
+class _TorchEncoder:
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model.eval()
         self._segments = getattr(self._model.config, "type_vocab_size", 0) > 1
 
     def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
-        """(B, T) each -> (B, C)."""
+        """(B, T) each -> (B, N)."""
         inputs = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
         if self._segments:
             inputs["token_type_ids"] = torch.from_numpy(token_type_ids)
         with torch.inference_mode():
-            return np.asarray(self._model(**inputs).logits.numpy(), np.float32)
+            output = self._model(**inputs)
+        return np.asarray(getattr(output, "logits", output).numpy(), np.float32)
+
+
+class TorchMatching(_TorchEncoder):
+    """A sequence-classification folder as transformers saves it; N is the number of classes."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32))
+
+
+class TorchEmbedding(_TorchEncoder):
+    """A bi-encoder's folder as sentence-transformers saves it; N is the number of dimensions."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(builder("embedding", "bi-encoder")(directory))
 
 
 class TorchGeneration:

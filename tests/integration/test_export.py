@@ -14,6 +14,7 @@ import torch
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    BertModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -21,11 +22,12 @@ from transformers import (
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
+    RobertaModel,
 )
 
 from runtime.backends.fake import byte_tokenizer
 from runtime.backends.onnx import OnnxEncoder, OnnxGeneration
-from runtime.backends.torch import TorchGeneration, TorchMatching
+from runtime.backends.torch import TorchEmbedding, TorchGeneration, TorchMatching
 from runtime.contract import Sampling
 from runtime.errors import ArtifactRefused, InvalidInput
 from runtime.load import load_engine
@@ -52,6 +54,8 @@ def _llama(**changed: Any) -> LlamaForCausalLM:
 MODELS: dict[str, Any] = {
     "bert": lambda: BertForSequenceClassification(BertConfig(**ENCODER)),
     "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**ENCODER, type_vocab_size=1, pad_token_id=1)),
+    "bi-bert": lambda: BertModel(BertConfig(**ENCODER)),
+    "bi-roberta": lambda: RobertaModel(RobertaConfig(**ENCODER, type_vocab_size=1, pad_token_id=1)),
     "gpt2": lambda: GPT2LMHeadModel(
         GPT2Config(n_layer=2, n_embd=48, n_head=4, vocab_size=VOCABULARY, n_positions=64, eos_token_id=256)
     ),
@@ -73,7 +77,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             # A fresh head hardly tells pairs apart; this one does, so that a wrong graph cannot look right.
             torch.nn.init.normal_(model.get_parameter([n for n, _ in model.named_parameters()][-2]), std=1.0)
         model.save_pretrained(folder)
-        pairs = name.startswith(("bert", "roberta"))
+        pairs = "bert" in name
         PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(pairs=pairs), eos_token="<end>").save_pretrained(folder)
         made[name] = folder
     return made
@@ -85,7 +89,10 @@ def artifacts(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     made = {}
     for name, folder in folders.items():
         root = tmp_path_factory.mktemp(name)
-        adopt_folder(folder, root / "torch")
+        if name.startswith("bi-"):
+            adopt_folder(folder, root / "torch", kind="embedding")
+        else:
+            adopt_folder(folder, root / "torch")
         probe = Probe(vocabulary_texts(root / "torch"))
         export_fp32(root / "torch", root / "fp32", probe, tolerance=1e-4)
         quantize_int8(root / "fp32", root / "int8", probe, tolerance=0.05)
@@ -93,40 +100,57 @@ def artifacts(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     return made
 
 
-class _Matching(EncoderBackendContract):
+class _Encoder(EncoderBackendContract):
     vocab_size = 256
     graph: str
     model: str
 
     @pytest.fixture
-    def backend(self, artifacts: dict[str, Path]) -> OnnxEncoder | TorchMatching:
+    def backend(self, artifacts: dict[str, Path]) -> OnnxEncoder | TorchMatching | TorchEmbedding:
         root = artifacts[self.model] / self.graph
-        return TorchMatching(root) if self.graph == "torch" else OnnxEncoder(root / GRAPH)
+        if self.graph != "torch":
+            return OnnxEncoder(root / GRAPH)
+        return TorchEmbedding(root) if self.model.startswith("bi-") else TorchMatching(root)
 
 
-class TestBertTorch(_Matching):
+class TestBertTorch(_Encoder):
     model, graph, tolerance = "bert", "torch", 1e-5
 
 
-class TestBertFp32(_Matching):
+class TestBertFp32(_Encoder):
     model, graph, tolerance = "bert", "fp32", 1e-5
 
 
-class TestBertInt8(_Matching):
+class TestBertInt8(_Encoder):
     # One activation scale for the whole batch: neighbours shift it, within the rounding of int8.
     model, graph, tolerance = "bert", "int8", 0.2
 
 
-@pytest.mark.parametrize("model", ["bert", "roberta"])
-def test_every_matrix_product_of_an_int8_encoder_is_one_of_integers(artifacts: dict[str, Path], model: str) -> None:
+@pytest.mark.parametrize(("model", "head"), [("bert", 2), ("roberta", 2), ("bi-bert", 0)])
+def test_every_matrix_product_of_an_int8_encoder_is_one_of_integers(
+    artifacts: dict[str, Path], model: str, head: int
+) -> None:
     operators = Counter(node.op_type for node in onnx.load(artifacts[model] / "int8" / GRAPH).graph.node)
     assert not {"MatMul", "Gemm", "Attention", "QAttention"} & set(operators)
-    # Projections, output, two of the feed-forward part a layer; two of the head.
-    assert operators["MatMulInteger"] == 4 * operators["MultiHeadAttention"] + 2
+    # Projections, output, two of the feed-forward part a layer; then those of the head.
+    assert operators["MatMulInteger"] == 4 * operators["MultiHeadAttention"] + head
 
 
-class TestRobertaFp32(_Matching):
-    model, graph, tolerance = "roberta", "fp32", 1e-5
+class TestBiEncoderTorch(_Encoder):
+    model, graph, tolerance = "bi-bert", "torch", 1e-5
+
+
+class TestBiEncoderFp32(_Encoder):
+    model, graph, tolerance = "bi-bert", "fp32", 1e-5
+
+
+class TestBiEncoderInt8(_Encoder):
+    # As above; components of the vectors are about 1 in size.
+    model, graph, tolerance = "bi-bert", "int8", 0.2
+
+
+class _PaddedWithOne(_Encoder):
+    """RoBERTa's positions depend on the padding token's id."""
 
     def run(self, backend: Any, rows: list[np.ndarray], width: int | None = None) -> np.ndarray:
         longest = width or max(map(len, rows))
@@ -134,6 +158,14 @@ class TestRobertaFp32(_Matching):
         for number, row in enumerate(rows):
             ids[number, : len(row)], mask[number, : len(row)] = row, 1
         return np.asarray(backend.forward(ids, mask, np.zeros_like(ids)))
+
+
+class TestRobertaFp32(_PaddedWithOne):
+    model, graph, tolerance = "roberta", "fp32", 1e-5
+
+
+class TestRobertaBiEncoderFp32(_PaddedWithOne):
+    model, graph, tolerance = "bi-roberta", "fp32", 1e-5
 
 
 class _Generation(GenerationBackendContract):
@@ -208,7 +240,7 @@ def test_a_step_that_changes_too_much_is_refused_and_leaves_nothing(artifacts: d
         (lambda f: (f / "config.json").unlink(), "has no config.json"),
         (lambda f: (f / "config.json").write_text("{}"), "cannot be used"),
         (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
-        (lambda f: (f / "modules.json").write_text("[]"), "sentence-transformers"),
+        (lambda f: (f / "modules.json").write_text("[]"), "has the modules none; they must be Transformer, Pooling"),
     ],
 )
 def test_a_folder_that_cannot_be_published_is_named(

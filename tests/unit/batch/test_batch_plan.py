@@ -174,13 +174,14 @@ def test_a_threshold_that_changes_in_the_manifest_is_another_plan(tmp_path: Path
         ("generation", {"columns": {"text_a": "q"}}, "columns.text_a"),
         ("matching", {"generate": {"seed": 1}}, "generate"),
         ("matching", {"columns": {"prompt": "q"}}, "columns.prompt"),
+        ("embedding", {"generate": {"seed": 1}, "columns": {"prompt": "q"}}, r"generate, columns\.prompt"),
     ],
 )
 def test_settings_that_mean_nothing_for_the_model_are_refused(
     tmp_path: Path, kind: Any, fields: dict[str, Any], named: str
 ) -> None:
     manifest = write_fake_artifact(tmp_path / "m", kind)
-    with pytest.raises(CannotStart, match=f"is a {kind} model, for which {named} mean nothing"):
+    with pytest.raises(CannotStart, match=f"is a model of kind {kind}, for which {named} mean nothing"):
         plan_model(job_of(tmp_path, **fields), "m:1", manifest)
     plan_model(job_of(tmp_path, columns={"id": "key"}), "m:1", manifest)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch.predictions import count, encode
@@ -21,6 +21,7 @@ completions = st.lists(
 )
 
 
+@settings(deadline=None)  # the first example imports pyarrow
 @given(completions, st.sampled_from(["jsonl", "csv", "parquet"]))
 def test_what_is_written_is_read_and_counted(rows: list[dict[str, Any]], format: str) -> None:
     data = encode(rows, format, "generation")
@@ -35,6 +36,7 @@ def test_what_is_written_is_read_and_counted(rows: list[dict[str, Any]], format:
     assert found == rows
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1, width=32))
 def test_scores_survive_every_format(score: float) -> None:
     row = {"id": "a", "score": score, "label": "same", "match": True, "truncated": False}

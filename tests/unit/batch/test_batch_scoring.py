@@ -46,6 +46,28 @@ def test_every_row_comes_out_once_in_order(tmp_path: Path) -> None:
     assert json.loads(scored.rejects[1].raw) == ["<poison>", "x"]
 
 
+def test_a_bi_encoder_scores_pairs_by_cosine_and_a_bad_text_spoils_its_pairs_only(tmp_path: Path) -> None:
+    rows = [
+        Item("a", 1, ("one two", "TWO one")),
+        Item("b", 2, ("one", "three")),
+        Item("c", 3, ("one", "<poison>")),
+        Item("d", 4, ("one", "one two")),
+    ]
+    scored = scorer_of(tmp_path, "embedding", threshold=0.8).score(shard_of(*rows))
+    assert [(p["id"], p["label"], p["match"], p["truncated"]) for p in scored.predictions] == [
+        ("a", "match", True, False), ("b", "no_match", False, False), ("d", "match", True, False),
+    ]  # fmt: skip
+    # (1 + cosine) / 2; the fake's vectors count words.
+    assert [p["score"] for p in scored.predictions] == pytest.approx([1.0, 0.5, (1 + 0.5**0.5) / 2])
+    assert [r.id for r in scored.rejects] == ["c"]
+
+
+def test_a_bi_encoder_takes_a_text_of_the_full_length_on_each_side(tmp_path: Path) -> None:
+    rows = [Item("a", 1, ("x" * 256, "y" * 256)), Item("b", 2, ("x", "y" * 257))]
+    (reject,) = scorer_of(tmp_path, "embedding", truncate=False).score(shard_of(*rows)).rejects
+    assert (reject.id, reject.reason.partition(".")[0]) == ("b", "text_b has 257 tokens; this model takes 256")
+
+
 def test_with_truncation_refused_a_long_row_is_a_bad_row_and_the_others_score_as_before(tmp_path: Path) -> None:
     rows = [Item("a", 1, ("x y", "y")), Item("b", 2, ("long " * 200, "y")), Item("c", 3, ("x", "y"))]
     cut = scorer_of(tmp_path, "matching").score(shard_of(*rows))

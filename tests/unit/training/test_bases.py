@@ -35,7 +35,7 @@ def test_a_local_folder_must_be_a_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "revision", "message"),
     [
-        ("packaged:maxilm", None, "unknown; there is minilm"),
+        ("packaged:maxilm", None, "unknown; there is packaged:minilm"),
         ("/no/such/folder", None, "no such folder.*packaged:minilm"),
         ("./nearby", None, "no such folder"),
         ("a/b/c", None, "no such folder"),

@@ -1,0 +1,233 @@
+"""The bi-encoder: one text in, one vector out (Reimers and Gurevych, arXiv:1908.10084).
+
+    ids (B, T) -> encoder (B, T, E) -> P poolings side by side (B, P * E) -> dense layers -> vector (B, D)
+
+The vector is not normalised.
+
+Read from a folder as sentence-transformers saves it: `modules.json` and a `config.json` a module. That library is not
+needed, and what is not known here is refused by name. Not here: tokeniser, prompts, and the loss.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+
+MODULES_FILE = "modules.json"
+# Modules must come in this order; a dense layer may be repeated, the last two may be missing. Normalize is left out of
+# the network: cosine needs none, and who asks for unit vectors gets them from the route.
+ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
+ACTIVATIONS = {each.__name__: each for each in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid)}
+
+
+def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    return _sum(hidden, mask) / _count(hidden, mask)
+
+
+def _mean_sqrt_len(hidden: Tensor, mask: Tensor) -> Tensor:
+    return _sum(hidden, mask) / _count(hidden, mask).sqrt()
+
+
+def _weighted_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    # Later tokens weigh more: 1, 2, 3, … (Muennighoff, arXiv:2202.08904).
+    weights = mask * torch.arange(1, hidden.shape[1] + 1, dtype=mask.dtype, device=mask.device)  # (B, T)
+    return _mean(hidden, weights)
+
+
+def _max(hidden: Tensor, mask: Tensor) -> Tensor:
+    return hidden.masked_fill(mask.unsqueeze(-1) == 0, float("-inf")).amax(1)
+
+
+def _first(hidden: Tensor, mask: Tensor) -> Tensor:
+    return hidden[:, 0]
+
+
+def _last(hidden: Tensor, mask: Tensor) -> Tensor:
+    last = (mask.sum(1) - 1).clamp(min=0)[:, None, None].expand(-1, 1, hidden.shape[2])
+    return hidden.gather(1, last).squeeze(1)
+
+
+def _sum(hidden: Tensor, weights: Tensor) -> Tensor:
+    return (hidden * weights.unsqueeze(-1).to(hidden.dtype)).sum(1)
+
+
+def _count(hidden: Tensor, weights: Tensor) -> Tensor:
+    return weights.sum(1, keepdim=True).to(hidden.dtype).clamp(min=1e-9)
+
+
+# name -> (B, T, E), (B, T) of 1 for a token and 0 for the padding behind it -> (B, E)
+POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cls": _first,
+    "max": _max,
+    "mean": _mean,
+    "mean_sqrt_len_tokens": _mean_sqrt_len,
+    "weightedmean": _weighted_mean,
+    "lasttoken": _last,
+}
+# Until sentence-transformers 5.4 each pooling was a switch; several that are on stand side by side in this order.
+SWITCHES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A dense layer as its `config.json` has it; `folder` is below the model's and holds the weights."""
+
+    folder: str
+    inputs: int
+    outputs: int
+    bias: bool
+    activation: str  # a key of ACTIVATIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What comes behind the encoder. `normalized`: whether the folder asks for vectors of length 1."""
+
+    poolings: tuple[str, ...]  # keys of POOLINGS
+    layers: tuple[Layer, ...] = ()
+    normalized: bool = False
+
+    def dimensions(self, hidden: int) -> int:
+        """D, behind an encoder of width `hidden`."""
+        return self.layers[-1].outputs if self.layers else len(self.poolings) * hidden
+
+
+class BiEncoder(nn.Module):
+    """An encoder with its head."""
+
+    def __init__(self, encoder: PreTrainedModel, poolings: tuple[str, ...], layers: nn.Sequential) -> None:
+        super().__init__()
+        self.encoder, self.layers = encoder, layers
+        self.poolings = poolings
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The encoder's."""
+        return self.encoder.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """(B, T) each, padding behind the tokens -> (B, D)."""
+        segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **segments).last_hidden_state
+        pooled = torch.cat([POOLINGS[name](hidden, attention_mask) for name in self.poolings], dim=1)
+        vectors: Tensor = self.layers(pooled)
+        return vectors
+
+
+def load(folder: Path) -> BiEncoder:
+    """The bi-encoder in `folder`, in fp32 and evaluation mode. Raises ValueError: not one, or weights are missing."""
+    head = read_head(folder)
+    try:
+        encoder, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder} cannot be loaded as an encoder: {error}") from None
+    # BERT's own pooler is not used here and is often not saved.
+    lost = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if lost:
+        raise ValueError(f"{folder} lacks {len(lost)} weights of its {encoder.config.model_type} encoder: {lost[0]}, …")
+    layers = nn.Sequential()
+    for layer in head.layers:
+        layers.append(_linear(layer, folder / layer.folder)).append(ACTIVATIONS[layer.activation]())
+    return BiEncoder(encoder, head.poolings, layers).eval()
+
+
+def read_head(folder: Path) -> Head:
+    """What the folder's `modules.json` asks for. Raises ValueError naming what is not supported."""
+    modules = _read_json(folder / MODULES_FILE, list)
+    names = []
+    for module in modules:
+        package, _, name = str(module.get("type")).rpartition(".")
+        if not package.startswith("sentence_transformers.") or name not in ORDER:
+            raise ValueError(f"{folder} has a module {module.get('type')}; supported are {', '.join(ORDER)}.")
+        names.append(name)
+    if names[:2] != ["Transformer", "Pooling"] or names != sorted(names, key=ORDER.index) or names.count("Pooling") > 1:
+        raise ValueError(f"{folder} has the modules {', '.join(names) or 'none'}; they must be {', '.join(ORDER)}.")
+    if modules[0].get("path"):
+        raise ValueError(
+            f"{folder} keeps its encoder in {modules[0]['path']}; save it again with sentence-transformers 2 or later, "
+            "which has it in the folder itself."
+        )
+    paths = {name: [str(m["path"]) for m, each in zip(modules, names, strict=True) if each == name] for name in ORDER}
+    return Head(
+        poolings=_read_poolings(folder / paths["Pooling"][0]),
+        layers=tuple(_read_layer(folder, path) for path in paths["Dense"]),
+        normalized="Normalize" in names,
+    )
+
+
+def write_head(folder: Path, pooling: str, hidden: int) -> None:
+    """Give the folder of a plain encoder of width `hidden` one pooling, in the files that `read_head` reads."""
+    types = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for index, (path, name) in enumerate(types.items())
+    ]
+    (folder / MODULES_FILE).write_text(json.dumps(modules, indent=1), encoding="utf-8")
+    (folder / "1_Pooling").mkdir()
+    config = {"embedding_dimension": hidden, "pooling_mode": pooling}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def _read_poolings(folder: Path) -> tuple[str, ...]:
+    config = _read_json(folder / "config.json", dict)
+    given = config.get("pooling_mode")
+    if given is None:
+        # The known switches in their order, not the file's; then what is switched on and unknown.
+        switches = [*SWITCHES, *(key for key in config if key.startswith("pooling_mode_") and key not in SWITCHES)]
+        given = [SWITCHES.get(key, key) for key in switches if config.get(key)] or "mean"
+    names = (given,) if isinstance(given, str) else tuple(given)
+    for name in names:
+        if name not in POOLINGS:
+            raise ValueError(f"{folder} asks for the pooling {name!r}; supported are {', '.join(POOLINGS)}.")
+    return names
+
+
+def _read_layer(folder: Path, path: str) -> Layer:
+    config = _read_json(folder / path / "config.json", dict)
+    activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    package, _, name = activation.rpartition(".")
+    if not package.startswith("torch.nn.") or name not in ACTIVATIONS:
+        raise ValueError(f"{folder / path} has the activation {activation}; supported are {', '.join(ACTIVATIONS)}.")
+    for key, value in {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}.items():
+        if config.get(key, value) != value:
+            raise ValueError(f"{folder / path} has {key} {config[key]!r}; only {value!r} is supported.")
+    if config.get("use_residual"):
+        raise ValueError(f"{folder / path} has use_residual, which is not supported.")
+    return Layer(path, int(config["in_features"]), int(config["out_features"]), bool(config.get("bias", True)), name)
+
+
+def _linear(layer: Layer, folder: Path) -> nn.Linear:
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise ValueError(f"{folder} has no model.safetensors; save the model with safe_serialization=True.")
+    linear = nn.Linear(layer.inputs, layer.outputs, bias=layer.bias)
+    try:
+        linear.load_state_dict({name.removeprefix("linear."): value for name, value in load_file(weights).items()})
+    except RuntimeError as error:
+        raise ValueError(f"{weights} does not fit its config.json: {error}") from None
+    return linear
+
+
+def _read_json(path: Path, kind: type[Any]) -> Any:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, kind):
+        raise ValueError(f"{path} holds no {'list' if kind is list else 'object'}.")
+    return found

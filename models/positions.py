@@ -1,0 +1,14 @@
+"""How many tokens the positions of a network allow."""
+
+from __future__ import annotations
+
+from transformers import PretrainedConfig
+
+# These count positions from the padding token's id + 1, so two of their embeddings are never used.
+COUNTED_FROM_PADDING = {"roberta", "xlm-roberta", "camembert"}
+
+
+def usable_positions(config: PretrainedConfig) -> int:
+    """The longest sequence, special tokens included."""
+    longest = int(config.max_position_embeddings)
+    return longest - 2 if config.model_type in COUNTED_FROM_PADDING else longest
