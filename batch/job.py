@@ -50,8 +50,8 @@ class Job(_Section):
     format: Literal["jsonl", "csv", "parquet"] = "jsonl"  # of the output
     shard_rows: int = Field(default=1000, ge=1, le=1_000_000)  # rows scored and committed at once
     max_error_share: float = Field(default=0.01, ge=0, le=1)  # more bad rows than this: no _SUCCESS
-    truncate: bool = True  # pairs: cut what is too long; false: such a row is a bad row
-    threshold: float | None = Field(default=None, ge=0, le=1)  # pairs: None is the artifact's own
+    truncate: bool = True  # matching, embedding: cut what is too long; false: such a row is a bad row
+    threshold: float | None = Field(default=None, ge=0, le=1)  # matching, embedding: None is the artifact's own
     generate: Generate = Generate()
     workers: int | None = Field(default=None, ge=1, le=256)  # processes, one thread each; None: one a core
 

@@ -22,7 +22,7 @@ INT8_ACTIVATIONS = 4
 
 
 def quantize_encoder(graph: Path, path: Path) -> dict[str, object]:
-    """Write the int8 form of a matching graph to `path`; returns the settings for the manifest."""
+    """Write the int8 form of an encoder graph to `path`; returns the settings for the manifest."""
     operators = ["MatMul", "Gemm", "Gather"]
     model = onnx.load(graph)
     _expose_projections(model.graph)
