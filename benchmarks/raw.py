@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
-from runtime.contract import Encoded, EncoderBackend, Pair
+from runtime.contract import F32, I64, Encoded, EncoderBackend, Pair
 from runtime.manifest import Manifest, read_manifest
 from runtime.text import TextEncoder, load_tokenizer
 
 BATCH = 32
 
 
+class WholeSession:
+    """One session on all cores, with ONNX Runtime's own defaults: its threads spin, which a server could not afford."""
+
+    def __init__(self, graph: Path, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self._inputs = {node.name for node in self._session.get_inputs()}
+
+    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
+        """(B, T) each -> (B, N)."""
+        feeds = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        logits: F32 = self._session.run(None, {name: feeds[name] for name in self._inputs})[0]
+        return logits
+
+
 class Raw:
-    """One artifact behind its backend alone. `parallel`: batches computed at once, each on one thread."""
+    """One artifact behind its backend alone. `parallel`: batches computed at once."""
 
     def __init__(self, directory: Path, backend: EncoderBackend, pairs: Sequence[Pair], parallel: int) -> None:
         self.manifest: Manifest = read_manifest(directory)
@@ -45,7 +62,7 @@ class Raw:
         times = [_seconds(lambda single=single: self._backend.forward(*single)) for single in spread]  # type: ignore[misc]
         return float(np.median(times) * 1000)
 
-    def _pad(self, items: Sequence[Encoded]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _pad(self, items: Sequence[Encoded]) -> tuple[I64, I64, I64]:
         longest = max(map(len, items))
         ids = np.full((len(items), longest), self.manifest.pad_token_id, np.int64)
         mask, types = np.zeros_like(ids), np.zeros_like(ids)
@@ -60,8 +77,3 @@ def _seconds(run: Callable[[], object]) -> float:
     begun = time.perf_counter()
     run()
     return time.perf_counter() - begun
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
