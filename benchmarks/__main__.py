@@ -1,134 +1,133 @@
-"""`python -m benchmarks`: single-pair match requests over HTTP at 1, 16 and 64 clients, beside the raw in-process limit
-of the same artifact and beside fp32 torch. Rounds are interleaved, medians with spread, written to a file that
-describes itself. The machine is whatever it is: read the ratios.
+"""`python -m benchmarks [SECTION…]`: matching served beside the raw limit and beside peers, and how it behaves when
+overloaded, abandoned or just started. Every section writes a file that describes itself; the bars are read from all
+files there are, so a section can be run again alone.
+
+The machine is whatever it is: rounds are interleaved, and ratios are what to read.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
 import os
-import platform
-import statistics
-import subprocess
+import shlex
 import sys
-from datetime import UTC, datetime
+import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-from benchmarks.raw import Raw, cores
-from benchmarks.table import bench_table
-from demo.commands import StepFailed, free_port, server
-from demo.table import cpu_name
-from runtime.backends.onnx import OnnxEncoder
-from runtime.backends.torch import TorchMatching
-from runtime.contract import Pair
+from benchmarks import readme
+from benchmarks.bars import lines
+from benchmarks.bench import Bench, say
+from benchmarks.figures import RESULTS, read_results, write_result
+from benchmarks.plot import plot_peers
+from benchmarks.sections import coldstart, disconnects, overload, peers, rerank, workers
+from benchmarks.tables import TABLES
+from benchmarks.texts import SAMPLES, read_pairs
 from runtime.errors import SluiceError
+from runtime.manifest import read_manifest
 from runtime.store import ModelStore, store_home
 
-CLIENTS = (1, 16, 64)
-SAMPLE = Path("training/samples/banking77-pairs/test.jsonl")
-VERSIONS = ("bentoml", "onnxruntime", "torch", "tokenizers", "uvicorn", "uvloop")
+SECTIONS: dict[str, ModuleType] = {
+    "peers": peers,
+    "rerank": rerank,
+    "overload": overload,
+    "disconnects": disconnects,
+    "coldstart": coldstart,
+    "workers": workers,
+}
+PLOT = "peers.png"
 
 
-def serve_row(url: str, bodies: bytes, clients: int, seconds: float, offset: int) -> dict[str, Any]:
-    """Drive the server from a process of its own, so that the driver's interpreter is not the server's neighbour."""
-    command = [sys.executable, "-m", "benchmarks.driver", f"{url}/v1/match"]
-    command += ["--clients", str(clients), "--seconds", str(seconds), "--offset", str(offset)]
-    done = subprocess.run(command, input=bodies, capture_output=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    top.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; default: all")
+    top.add_argument("--rounds", type=int, default=5)
+    top.add_argument("--seconds", type=float, default=5.0, help="of each served row in each round")
+    top.add_argument("--overload-seconds", type=float, default=60.0)
+    top.add_argument("--starts", type=int, default=7, help="of the cold start")
+    top.add_argument("--texts", type=Path, action="append", help="JSONL of text_a, text_b; default: the samples")
+    top.add_argument("--model", default="matching:production", help="the int8 model, in the store")
+    top.add_argument("--run", type=Path, default=Path("runs/matching"), help="its training run: checkpoint/, fp32/")
+    top.add_argument("--out", type=Path, default=RESULTS, help="where the result files go")
+    return top
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and greatest of the rounds."""
-    return {
-        "median": round(statistics.median(values), 2),
-        "min": round(min(values), 2),
-        "max": round(max(values), 2),
-        "rounds": len(values),
-    }
-
-
-def measure(options: argparse.Namespace, url: str, raws: dict[str, Raw], pairs: list[Pair]) -> dict[str, Any]:
-    """All rounds; figure name -> spread."""
-    bodies = b"\n".join(
-        json.dumps({"pairs": [{"text_a": pair.text_a, "text_b": pair.text_b}]}).encode() for pair in pairs
+def open_bench(options: argparse.Namespace, scratch: Path) -> Bench:
+    """Model and texts. Raises SluiceError, OSError or ValueError when one is not there."""
+    entry = ModelStore(store_home(os.environ)).resolve(options.model, "matching")
+    fp32 = options.run / "fp32"
+    if needs_run(options.sections) and entry.manifest.parent != read_manifest(fp32).digest:
+        raise ValueError(f"{entry.tag} was not made from {fp32}; name its training run with --run.")
+    pairs = read_pairs(options.texts or SAMPLES)
+    return Bench(
+        artifact=entry.path,
+        tag=entry.tag,
+        run=options.run,
+        pairs=pairs,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        overload_s=options.overload_seconds,
+        starts=options.starts,
+        scratch=scratch,
     )
-    figures: dict[str, list[float]] = {}
-    failures = offset = 0
-
-    def record(name: str, value: float) -> None:
-        figures.setdefault(name, []).append(value)
-
-    for round_number in range(options.rounds):
-        for name, raw in raws.items():
-            record(f"{name} pairs/s", raw.pairs_per_s())
-            record(f"{name} p50 ms", raw.p50_ms())
-        for clients in CLIENTS:
-            row = serve_row(url, bodies, clients, options.seconds, offset)
-            offset += row["requests"]
-            failures += row["failures"]
-            record(f"served, {clients} clients pairs/s", row["requests_per_s"])
-            record(f"served, {clients} clients p50 ms", row["p50_ms"])
-            record(f"served, {clients} clients p99 ms", row["p99_ms"])
-        print(f"round {round_number + 1} of {options.rounds} done", file=sys.stderr, flush=True)
-    return {"figures": {name: spread(values) for name, values in figures.items()}, "failures": failures}
 
 
-def report(measured: dict[str, Any], tag: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The measured figures with everything that is needed to read them."""
+def needs_run(sections: Sequence[str]) -> bool:
+    """Whether the fp32 artifact and the checkpoint are used."""
+    return "peers" in sections
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
 
-    return {
-        "schema_version": 1,
-        "command": f"python -m benchmarks --rounds {options.rounds} --seconds {options.seconds}",
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else ""),
-        "machine": {"cpu": cpu_name(), "cores": cores(), "python": platform.python_version()},
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-        "model": tag,
-        "texts": f"{SAMPLE}, single-pair requests, every request another pair until all were used",
-        **measured,
-    }
+def run(section: str, bench: Bench, options: argparse.Namespace, command: str) -> bool:
+    """Measure one section and write its file; False, with a line that says why, when it could not be measured."""
+    begun = time.monotonic()
+    try:
+        measured = SECTIONS[section].measure(bench)
+    except Exception as error:  # whatever it was, the other sections are still worth their time
+        say(f"{section} could not be measured: {type(error).__name__}: {error}")
+        return False
+    texts = {"files": [str(path) for path in options.texts or SAMPLES], "distinct_pairs": len(bench.pairs)}
+    took = {"model": bench.tag, "texts": texts, "took_s": round(time.monotonic() - begun)}
+    say(f"{section}: {write_result(section, command, took | measured, options.out)}, {took['took_s']} s")
+    return True
+
+
+def show_bars(out: Path) -> None:
+    """The bars of all result files, as text."""
+    found = lines(read_results(out, list(TABLES)))
+    width = max(len(line.figure) for line in found)
+    for line in found:
+        met = {True: "met", False: "NOT MET", None: ""}[line.met]
+        print(f"{line.figure:<{width}}  {line.bar:<36}{met:<9}{line.measured}")
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 measured, 1 something that is needed is missing or requests failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each served row in each round")
-    parser.add_argument("--checkpoint", type=Path, default=Path("runs/matching/checkpoint"), help="for the torch row")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/match.json"))
-    options = parser.parse_args(arguments)
-    try:
-        entry = ModelStore(store_home(os.environ)).resolve("matching:production", "matching")
-        rows = [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()]
-        pairs = [Pair(row["text_a"], row["text_b"]) for row in rows]
-        # One thread a batch, as many batches as cores; torch parallelises inside a batch by itself.
-        raws = {"raw int8": Raw(entry.path, OnnxEncoder(entry.path / (entry.manifest.graph or "")), pairs, cores())}
-        if options.checkpoint.is_dir():
-            raws["raw fp32 torch"] = Raw(options.checkpoint, TorchMatching(options.checkpoint), pairs, 1)
-        else:
-            print(f"no {options.checkpoint}: the torch row is left out (`make demo` trains it)", file=sys.stderr)
-        port = free_port()
-        url = f"http://127.0.0.1:{port}"
-        command = [str(Path(sys.executable).with_name("bentoml")), "serve", "--host", "127.0.0.1", "--port", str(port)]
-        # Both sides of the comparison do their work and nothing else: no log line a request.
-        quiet = {"SLUICE_ACCESS_LOG": "false"}
-        with server(command, f"{url}/readyz", Path("reports/bench-serve.log"), environ=quiet):
-            result = report(measure(options, url, raws, pairs), entry.tag, options)
-    except (StepFailed, SluiceError) as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        return 1
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(bench_table(result))
-    print(f"\n{result['failures']} failed requests. Written to {options.out}")
-    return 1 if result["failures"] else 0
+    """Exit codes: 0 measured (met or not), 1 a section could not be measured, 2 wrong usage."""
+    options = parser().parse_args(arguments)
+    options.sections = options.sections or list(SECTIONS)
+    unknown = [section for section in options.sections if section not in SECTIONS]
+    if unknown:
+        parser().error(f"{unknown[0]!r} is not a section; there are {', '.join(SECTIONS)}.")
+    command = shlex.join(["python", "-m", "benchmarks", *arguments])
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        try:
+            bench = open_bench(options, Path(scratch))
+        except (SluiceError, OSError, ValueError) as error:
+            print(f"benchmarks: {error}", file=sys.stderr)
+            return 1
+        estimates = {section: SECTIONS[section].estimate_s(bench) for section in options.sections}
+        told = ", ".join(f"{section} {seconds / 60:.0f}" for section, seconds in estimates.items())
+        say(f"about {sum(estimates.values()) / 60:.0f} minutes in all ({told}), without installing peers")
+        whole = [run(section, bench, options, command) for section in options.sections]
+    results = read_results(options.out, list(TABLES))
+    if "peers" in results:
+        plot_peers(results["peers"], options.out / PLOT)
+    if options.out == RESULTS:
+        readme.write()
+    show_bars(options.out)
+    return 0 if all(whole) else 1
 
 
 if __name__ == "__main__":

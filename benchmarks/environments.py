@@ -1,4 +1,4 @@
-"""The peers' own virtual environments, .tools/peers/NAME: exactly what peers/NAME.txt lists, made when missing or old."""
+"""The peers' own environments, .tools/peers/NAME: exactly what peers/NAME.txt lists, made when missing or old."""
 
 from __future__ import annotations
 

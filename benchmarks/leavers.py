@@ -1,7 +1,7 @@
 """`python -m benchmarks.leavers`: clients that wait for their answers, beside clients that leave before they get one.
 
-A leaver connects, sends, closes its socket a random 1 to 30 ms later, and comes back when `--every-ms` have passed since
-it had come. An answer that was there before it left is counted as an answer.
+A leaver connects, sends, closes its socket a random 1 to 30 ms later, and comes back when `--every-ms` have passed
+since it had come. An answer that was there before it left is counted as an answer.
 """
 
 from __future__ import annotations

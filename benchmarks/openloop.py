@@ -1,4 +1,4 @@
-"""`python -m benchmarks.openloop`: requests at a constant rate whatever the answers do, or a closed loop of the same make.
+"""`python -m benchmarks.openloop`: requests at a constant rate whatever the answers do, or a closed loop, same make.
 
 Latency runs from the moment at which a request was due, so a driver or server that falls behind cannot hide it.
 """

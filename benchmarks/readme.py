@@ -1,4 +1,5 @@
-"""`python -m benchmarks.readme`: writes the figures of benchmarks/results/ into README.md, so that none is typed."""
+"""`python -m benchmarks.readme`: writes the figures of benchmarks/results/ into README.md and docs/benchmarks.md, so
+that none is typed."""
 
 from __future__ import annotations
 
@@ -6,40 +7,39 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
-from benchmarks.table import bench_table
+from benchmarks.figures import RESULTS, machine, read_results
+from benchmarks.tables import TABLES, bars_table, section_block
 from demo.table import Row, render
 
-RESULTS = Path("benchmarks/results")
+DOCUMENTS = (Path("README.md"), Path("docs/benchmarks.md"))
 
 
-def blocks() -> dict[str, str]:
+def blocks(directory: Path = RESULTS) -> dict[str, str]:
     """Block name -> the text that stands between its markers."""
-    demo = json.loads((RESULTS / "demo.json").read_text(encoding="utf-8"))
-    bench = json.loads((RESULTS / "match.json").read_text(encoding="utf-8"))
+    demo = json.loads((directory / "demo.json").read_text(encoding="utf-8"))
     rows = [Row(**step) for step in demo["steps"]]
-    return {
-        "demo": f"{render(rows)}\n\n{demo['seconds']:.0f} s in all, after installation, on {_machine(demo)}.",
-        "bench": f"{bench_table(bench)}\n\n{_machine(bench)}; {bench['failures']} failed requests.",
-    }
+    table = f"{render(rows)}\n\n{demo['seconds']:.0f} s in all, after installation, on {machine(demo)}."
+    results = read_results(directory, list(TABLES))
+    named = {f"bench-{section}": section_block(section, results) for section in TABLES}
+    return {"demo": f"```\n{table}\n```", "bench": bars_table(results), **named}
 
 
-def filled(readme: str) -> str:
-    """The README with its blocks as the result files have them."""
-    for name, text in blocks().items():
+def filled(document: str, directory: Path = RESULTS) -> str:
+    """The document with its blocks as the result files have them."""
+    for name, text in blocks(directory).items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        body = f"{begin}\n```\n{text}\n```\n{end}"
-        readme = re.sub(f"{begin}.*?{end}", lambda _, body=body: body, readme, flags=re.DOTALL)  # type: ignore[misc]
-    return readme
+        body = f"{begin}\n{text}\n{end}"
+        document = re.sub(f"{begin}.*?{end}", lambda _, body=body: body, document, flags=re.DOTALL)  # type: ignore[misc]
+    return document
 
 
-def _machine(result: dict[str, Any]) -> str:
-    machine = result["machine"]
-    return f"{machine['cores']} cores of {machine['cpu']}, Python {machine['python']}"
+def write() -> None:
+    """Fill every document."""
+    for path in DOCUMENTS:
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    path = Path("README.md")
-    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+    write()
     sys.exit(0)

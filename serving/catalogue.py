@@ -152,10 +152,10 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
         slots=settings.generation_slots,
         observer=observer,
     )
+    loaded = time.monotonic()
     engine.warm_up()
-    logger.info(
-        "%s (%s, %s) ready in %.2f s", choice.entry.tag, manifest.kind, manifest.precision, time.monotonic() - begun
-    )
+    what = f"{choice.entry.tag} ({manifest.kind}, {manifest.precision})"
+    logger.info("%s: loaded in %.2f s, warmed up in %.2f s", what, loaded - begun, time.monotonic() - loaded)
     threshold = manifest.decision_threshold
     stages = choice.entry.stages
     return Served(

@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import socket
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from http import HTTPStatus
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import bentoml
+import psutil
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 from pydantic import BaseModel, ValidationError
@@ -155,6 +157,7 @@ class Hosted:
         log_to_stdout(settings)
         for warning in misspelt(environ):
             logger.warning(warning)
+        logger.info("interpreter and imports took %.2f s", time.time() - psutil.Process().create_time())
         use_own_metrics_directory(os.getppid())
         # A request's few texts are tokenised on the thread that asks: handing them to a pool costs as much again.
         environ.setdefault("TOKENIZERS_PARALLELISM", "false")

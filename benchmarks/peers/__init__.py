@@ -1,1 +1,1 @@
-"""The peers: a server file each, written as its own documentation shows it, and the exact packages of its environment."""
+"""The peers: a server file each, written as its documentation shows it, and the exact packages of its environment."""

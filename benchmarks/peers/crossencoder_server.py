@@ -1,6 +1,7 @@
 """sentence-transformers' CrossEncoder behind FastAPI: what people write first. No batching across requests.
 
-Runs in .tools/peers/crossencoder: `uvicorn crossencoder_server:app --workers N`, folder in CHECKPOINT, threads in THREADS.
+Runs in .tools/peers/crossencoder: `uvicorn crossencoder_server:app --workers N`; folder in CHECKPOINT, threads in
+THREADS.
 A worker computes one request at a time on its threads; `predict` blocks the loop, which has nothing else to do.
 """
 

@@ -1,7 +1,7 @@
 """LitServe with batching around the same CrossEncoder.
 
-Runs in .tools/peers/litserve: `python litserve_server.py PORT`, folder in CHECKPOINT, limits in BATCH and BATCH_TIMEOUT_S,
-torch threads in THREADS.
+Runs in .tools/peers/litserve: `python litserve_server.py PORT`; folder in CHECKPOINT, limits in BATCH and
+BATCH_TIMEOUT_S, torch threads in THREADS.
 """
 
 from __future__ import annotations

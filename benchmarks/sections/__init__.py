@@ -1,1 +1,1 @@
-"""The sections of the benchmark. Each module has `estimate_s(bench)` and `measure(bench)`, which returns its figures."""
+"""The sections. Each module has `estimate_s(bench)`, in seconds, and `measure(bench)`, which returns its figures."""

@@ -22,7 +22,11 @@ def measure(bench: Bench) -> Result:
     """A row for the default and one for two workers; `workers` says how many processes each really had."""
     default = sluice(bench.artifact, "sluice default", bench.scratch)
     two = sluice(
-        bench.artifact, "sluice two workers", bench.scratch, "2 workers, half the cores each", **workers_override(SERVICE, 2)
+        bench.artifact,
+        "sluice two workers",
+        bench.scratch,
+        "2 workers, half the cores each",
+        **workers_override(SERVICE, 2),
     )
     rows: Rows = {}
     first = 0
