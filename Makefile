@@ -10,7 +10,7 @@ export BENTOML_DO_NOT_TRACK := True
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup demo serve test browser check format bench clean
+.PHONY: help setup demo serve test browser check format bench wrk clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -55,9 +55,16 @@ format:  ## put the sources in order
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-bench: setup  ## served throughput beside the raw limit and fp32 torch -> benchmarks/results/
+bench: setup wrk  ## matching beside the raw limit and beside peers, overloaded, abandoned, started -> benchmarks/results/
 	@$(RUN) -m demo models --if-missing
-	@$(RUN) -m benchmarks
+	@$(RUN) -m benchmarks $(BENCH)
+
+# The driver of the closed loops is a C program, light enough not to be what is measured.
+wrk:
+	@command -v wrk >/dev/null || { \
+		echo "installing wrk, which makes the load"; \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends wrk >/dev/null; } || \
+		{ echo "the benchmark needs wrk; install it (apt-get install wrk) and try again"; exit 1; }; }
 
 clean:  ## runs, reports and caches; the environment and the model store stay
 	rm -rf runs reports .pytest_cache .mypy_cache .ruff_cache .hypothesis

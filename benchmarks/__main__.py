@@ -20,8 +20,7 @@ from types import ModuleType
 from benchmarks import readme
 from benchmarks.bars import lines
 from benchmarks.bench import Bench, say
-from benchmarks.figures import RESULTS, read_results, write_result
-from benchmarks.plot import plot_peers
+from benchmarks.figures import PLOT, RESULTS, read_results, write_result
 from benchmarks.sections import coldstart, disconnects, overload, peers, rerank, workers
 from benchmarks.tables import TABLES
 from benchmarks.texts import SAMPLES, read_pairs
@@ -37,7 +36,6 @@ SECTIONS: dict[str, ModuleType] = {
     "coldstart": coldstart,
     "workers": workers,
 }
-PLOT = "peers.png"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -123,6 +121,8 @@ def main(arguments: list[str]) -> int:
         whole = [run(section, bench, options, command) for section in options.sections]
     results = read_results(options.out, list(TABLES))
     if "peers" in results:
+        from benchmarks.plot import plot_peers  # matplotlib is slow to import
+
         plot_peers(results["peers"], options.out / PLOT)
     if options.out == RESULTS:
         readme.write()

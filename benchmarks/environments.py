@@ -24,7 +24,7 @@ def environment(name: str, lists: Path = LISTS, folder: Path = FOLDER) -> Path:
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted:
         print(f"  making {folder / name} (about 1 GB, a minute or two)", file=sys.stderr, flush=True)
         shutil.rmtree(home, ignore_errors=True)
-        pip = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [str(home / "bin/python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
         for step in (
             [sys.executable, "-m", "venv", str(home)],
             [*pip, "--no-deps", "--requirement", str(lists / f"{name}.txt")],

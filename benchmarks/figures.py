@@ -16,6 +16,7 @@ from typing import Any
 from demo.table import cpu_name
 
 RESULTS = Path("benchmarks/results")
+PLOT = "peers.png"
 VERSIONS = ("bentoml", "onnxruntime", "torch", "tokenizers", "transformers", "uvicorn", "uvloop")
 Result = dict[str, Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.bars import Results, lines
-from benchmarks.figures import Result, machine
+from benchmarks.figures import PLOT, RESULTS, Result, machine
 
 MET = {True: "yes", False: "**no**", None: ""}
 
@@ -51,6 +51,7 @@ def peers_table(result: Result) -> str:
     raw = [(name, spread(its["per_s"]), spread(its["p50_ms"], 1)) for name, its in result["raw"].items()]
     tuning = [(name, row["tuning"]) for name, row in result["rows"].items()]
     parts = [
+        f"![pairs a second of every server](../{RESULTS / PLOT})",
         rows_table(result),
         markdown(("in process", "pairs/s, sorted batches of 32", "p50 of one pair, ms"), raw),
         markdown(("server", "tuned"), tuning),

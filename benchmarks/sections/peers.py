@@ -19,7 +19,6 @@ from benchmarks.texts import spaced, write_bodies
 from benchmarks.wrk import WARM_S, DriverFailed, Loop, closed_loop
 from demo.commands import StepFailed
 from runtime.backends.onnx import OnnxEncoder
-from runtime.backends.torch import TorchMatching
 from runtime.errors import SluiceError
 from runtime.manifest import read_manifest
 
@@ -118,6 +117,8 @@ def one_round(arena: Arena, running: Running, bench: Bench, first: int, loops: d
 
 def raw_limits(bench: Bench) -> dict[str, Raw]:
     """In process, on all cores: as many one-thread streams of batches as cores, and one session of as many threads."""
+    from runtime.backends.torch import TorchMatching  # takes seconds to import, and no other section needs it
+
     pairs = spaced(bench.pairs, RAW_PAIRS)
     raws = {}
     for precision, artifact in (("int8", bench.artifact), ("fp32", bench.run / "fp32")):

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from batch.job import Job
-from benchmarks.readme import filled
+from benchmarks.readme import DOCUMENTS, filled
 
 pytestmark = pytest.mark.unit
 DOCS = Path(__file__).parents[2] / "docs"
@@ -37,10 +37,11 @@ def test_the_job_table_is_whole() -> None:
     assert documented("batch.md") == keys(Job)
 
 
-def test_the_readmes_figures_are_those_of_the_result_files() -> None:
-    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    assert readme == filled(readme), "run `python -m benchmarks.readme`"
-    assert "```\n<!-- demo:end -->" in readme
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_figures_are_those_of_the_result_files(document: Path) -> None:
+    text = (DOCS.parent / document).read_text(encoding="utf-8")
+    assert text == filled(text), "run `python -m benchmarks.readme`"
+    assert "|\n<!-- bench:end -->" in text
 
 
 def test_every_file_that_the_documents_link_to_is_there() -> None:

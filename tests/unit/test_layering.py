@@ -37,13 +37,13 @@ ALLOWED_ROOMS = {
 }
 # heavy or outward library -> the only files (or rooms, with a trailing slash) that may import it
 CONFINED = {
-    "torch": {"models/", "training/", "runtime/backends/torch.py"},
+    "torch": {"models/", "training/", "runtime/backends/torch.py", "benchmarks/peers/"},
     "transformers": {"models/", "training/", "runtime/backends/torch.py"},
-    "onnxruntime": {"runtime/backends/onnx.py", "training/"},
-    "bentoml": {"serving/", "training/publish.py", "service.py"},
+    "onnxruntime": {"runtime/backends/onnx.py", "training/", "benchmarks/raw.py", "benchmarks/peers/"},
+    "bentoml": {"serving/", "training/publish.py", "service.py", "benchmarks/peers/"},
     "locust": {"loadtests/"},
     "boto3": {"demo/", "records/", "infra/"},
-    "fastapi": {"serving/"},
+    "fastapi": {"serving/", "benchmarks/peers/"},
     "starlette": {"serving/"},
     "pyarrow": {"records/", "batch/"},
     "ray": set(),
