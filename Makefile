@@ -35,7 +35,7 @@ serve: setup  ## the server on PORT, making the models first if the store has no
 	@$(RUN) -m demo models --if-missing
 	@exec $(VENV)/bin/bentoml serve --host $(HOST) --port $(PORT)
 
-test: setup $(CHECKOV) browser  ## the whole test suite
+test: setup $(CHECKOV) browser wrk  ## the whole test suite
 	@$(RUN) -m pytest
 
 # The playground is tested in a real Chromium, which comes from Debian's packages and not from Python's.
@@ -59,12 +59,12 @@ bench: setup wrk  ## matching beside the raw limit and beside peers, overloaded,
 	@$(RUN) -m demo models --if-missing
 	@$(RUN) -m benchmarks $(BENCH)
 
-# The driver of the closed loops is a C program, light enough not to be what is measured.
+# The driver of the benchmark's closed loops is a C program, light enough not to be what is measured.
 wrk:
 	@command -v wrk >/dev/null || { \
 		echo "installing wrk, which makes the load"; \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends wrk >/dev/null; } || \
-		{ echo "the benchmark needs wrk; install it (apt-get install wrk) and try again"; exit 1; }; }
+		{ echo "the benchmark and its tests need wrk; install it (apt-get install wrk) and try again"; exit 1; }; }
 
 clean:  ## runs, reports and caches; the environment and the model store stay
 	rm -rf runs reports .pytest_cache .mypy_cache .ruff_cache .hypothesis

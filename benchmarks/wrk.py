@@ -1,8 +1,7 @@
 """The closed loop: wrk, a C program of one thread, with walk.lua so that every request is another pair.
 
 Answers count from WARM_S on, when every connection waits for one: a slow server is not charged for its first answers
-being under way. wrk's percentiles include samples that it adds for requests which a constant arrival rate would have
-sent while an answer later than twice the mean was awaited. All servers are measured with the same wrk.
+being under way. Percentiles are of what was measured: walk.lua takes out the samples that wrk adds by itself.
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ def closed_loop(url: str, bodies: Path, clients: int, seconds: float, first: int
     duration_s = max(1, round(seconds)) + WARM_S  # wrk takes whole seconds
     command = [program, "--threads", "1", "--connections", str(clients), "--duration", f"{duration_s}s"]
     command += ["--timeout", f"{TIMEOUT_S}s", "--script", str(SCRIPT), url, "--", str(bodies), str(first), str(WARM_S)]
+    command.append(str(clients))
     done = subprocess.run(command, capture_output=True, text=True, timeout=duration_s + 2 * TIMEOUT_S)
     return parse(done.stdout, done.stderr)
 
