@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -143,15 +142,6 @@ def litserve(folder: Path) -> Contestant:
         _named,
         lambda answer: float(answer["score"]),
     )
-
-
-def workers_override(service: str, workers: int) -> dict[str, str]:
-    """The environment that makes BentoML start so many workers of a service, each with its share of the cores."""
-    configuration = {"services": {service: {"workers": workers}}}
-    return {
-        "BENTOML_CONFIG_OVERRIDES": json.dumps(configuration),
-        "SLUICE_THREADS": str(max(1, cores() // workers)),
-    }
 
 
 def _named(pair: Pair) -> object:

@@ -31,7 +31,11 @@ def plot_peers(result: Result, path: Path) -> None:
         axes.barh(places, middles, height, color=colour, label=label, xerr=ranges, error_kw={"lw": 0.8})
     limit = result["limit"]["median"]
     axes.axvline(limit, color="#b30000", lw=1.2, ls="--", label=f"raw int8 limit, {limit:.0f}")
-    axes.set_yticks(range(len(rows)), [f"{name}\n{row['precision']}" for name, row in rows], fontsize=9)
+    axes.set_yticks(
+        range(len(rows)),
+        [name if row["precision"] in name else f"{name}\n{row['precision']}" for name, row in rows],
+        fontsize=9,
+    )
     axes.set_xlabel("single-pair requests answered per second (median and range of the rounds)")
     axes.set_title(f"Matching over HTTP, {machine(result)}", fontsize=10)
     axes.legend(fontsize=8, loc="lower right")

@@ -23,8 +23,10 @@ from runtime.errors import SluiceError
 from runtime.manifest import read_manifest
 
 RAW_PAIRS = 960
+ATTEMPTS = 2
 FAILURES = (StepFailed, DriverFailed, SluiceError, OSError, ValueError)
 Rows = dict[str, dict[int, list[Loop]]]
+Makers = Iterator[tuple[str, Callable[[], Contestant]]]
 
 
 def estimate_s(bench: Bench) -> float:
@@ -64,7 +66,7 @@ def measure(bench: Bench) -> Result:
     }
 
 
-def contestants(bench: Bench) -> Iterator[tuple[str, Callable[[], Contestant]]]:
+def contestants(bench: Bench) -> Makers:
     """A name to say if it cannot be had, and how to get it."""
     fp32 = bench.run / "fp32"
     yield "sluice int8", lambda: sluice(bench.artifact, "sluice int8", bench.scratch)
@@ -74,26 +76,27 @@ def contestants(bench: Bench) -> Iterator[tuple[str, Callable[[], Contestant]]]:
     yield from torch_peers(bench.run / "checkpoint", bench.scratch)
 
 
-def started(
-    arena: Arena, makers: Iterator[tuple[str, Callable[[], Contestant]]], bench: Bench, failed: dict[str, str]
-) -> Iterator[Running]:
+def started(arena: Arena, makers: Makers, bench: Bench, failed: dict[str, str]) -> Iterator[Running]:
     """Those that run and score as they should; the others are in `failed` with the reason."""
     pairs = spaced(bench.pairs, PARITY_PAIRS)
     expected: dict[str, list[float]] = {}
     for name, make in makers:
-        try:
-            running = arena.start(make())
-            precision = running.contestant.precision
-            if precision not in expected:
-                expected[precision] = alone(artifact_of(bench, precision), pairs)
-            with arena.driving(running, pairs):
-                difference = running.largest_difference(pairs, expected[precision])
-        except FAILURES as error:
-            failed[name] = str(error)
-            say(f"{name} is left out: {error}")
-            continue
-        say(f"{name} is ready; its scores differ from the model's by {difference:.1e} at most")
-        yield running
+        for attempt in range(ATTEMPTS):
+            try:
+                running = arena.start(make())
+                precision = running.contestant.precision
+                if precision not in expected:
+                    expected[precision] = alone(artifact_of(bench, precision), pairs)
+                with arena.driving(running, pairs[:1]):
+                    difference = running.largest_difference(pairs, expected[precision])
+            except FAILURES as error:
+                failed[name] = str(error)
+                say(f"{name}, attempt {attempt + 1} of {ATTEMPTS}: {error}")
+                continue
+            failed.pop(name, None)
+            say(f"{name} is ready; its scores differ from the model's by {difference:.1e} at most")
+            yield running
+            break
 
 
 def artifact_of(bench: Bench, precision: str) -> Path:

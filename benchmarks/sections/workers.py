@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from benchmarks.arena import Arena, Running
 from benchmarks.bench import CLIENTS, Bench, say
-from benchmarks.contestants import sluice, workers_override
+from benchmarks.contestants import sluice
 from benchmarks.figures import Result
 from benchmarks.sections.peers import Rows, one_round, row_figures
 from benchmarks.wrk import WARM_S
 
 WORKER = "_bentoml_impl.worker"
-SERVICE = "Sluice"
 
 
 def estimate_s(bench: Bench) -> float:
@@ -26,7 +25,7 @@ def measure(bench: Bench) -> Result:
         "sluice two workers",
         bench.scratch,
         "2 workers, half the cores each",
-        **workers_override(SERVICE, 2),
+        SLUICE_WORKERS="2",
     )
     rows: Rows = {}
     first = 0
