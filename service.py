@@ -1,4 +1,4 @@
-"""The BentoML services: matching, generation, and both in one, which `bentoml serve` starts.
+"""The BentoML services: matching and embeddings, generation, and all in one, which `bentoml serve` starts.
 
 Nothing is loaded at import. What they do stands in serving/; how BentoML meets it, in serving/hosting.py.
 """
@@ -12,9 +12,9 @@ from serving.hosting import HOSTING, GenerationMethods, HostedService, MatchingM
 
 @bentoml.service(service_class=HostedService, **HOSTING)
 class Matching(MatchingMethods):
-    """Match and rerank."""
+    """Match, rerank and embed."""
 
-    kinds = ("matching",)
+    kinds = ("matching", "embedding")
 
 
 @bentoml.service(service_class=HostedService, **HOSTING)
@@ -26,6 +26,6 @@ class Generation(GenerationMethods):
 
 @bentoml.service(service_class=HostedService, **HOSTING)
 class Sluice(MatchingMethods, GenerationMethods):
-    """Both kinds in one process; serves those of which the store has a model."""
+    """All kinds in one process; serves those of which the store has a model."""
 
-    kinds = ("matching", "generation")
+    kinds = ("matching", "embedding", "generation")

@@ -7,7 +7,7 @@ n running slots.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,11 +45,12 @@ class Encoded:
 @dataclass(frozen=True, slots=True)
 class PairResult:
     """One scored pair. `score` in [0, 1]: a cross-encoder's probability of the positive label, or (1 + cosine) / 2 of a
-    bi-encoder's two vectors."""
+    bi-encoder's two vectors. `logits` (C,): of a cross-encoder."""
 
     score: float
     tokens: int
     dropped_tokens: int = 0
+    logits: F32 | None = field(default=None, compare=False, repr=False)
 
     @property
     def truncated(self) -> bool:

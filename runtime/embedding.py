@@ -3,7 +3,7 @@ arXiv:1908.10084). A text that occurs in several pairs of a request is computed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -11,7 +11,12 @@ import numpy as np
 from runtime.contract import F32, Embedding, Encoded, Pair, PairResult, Prepared, Result
 from runtime.encoder import EncoderEngine
 from runtime.errors import SluiceError
-from runtime.text import Side
+from runtime.text import Ids, Name, Side, pair_name
+
+
+def text_name(index: int, part: str) -> str:
+    """The names of texts that nobody calls otherwise."""
+    return f"inputs[{index}]"
 
 
 class EmbeddingEngine(EncoderEngine):
@@ -23,29 +28,34 @@ class EmbeddingEngine(EncoderEngine):
         *,
         truncate: bool = True,
         side: Side = "right",
-        name: Callable[[int], str] = "pairs[{}]".format,
+        name: Name = pair_name,
     ) -> Prepared:
         """See EncoderEngine."""
         places: dict[str, int] = {}
         names: list[str] = []
         for index, pair in enumerate(pairs):
-            for part, text in (("text_a", pair.text_a), ("text_b", pair.text_b)):
+            for part, text in (("a", pair.text_a), ("b", pair.text_b)):
                 if places.setdefault(text, len(places)) == len(names):
-                    names.append(f"{name(index)}.{part}")
-        items = self._encoder.encode(list(places), truncate=truncate, side=side, name=names.__getitem__)
+                    names.append(name(index, part))
+        items = self.encoder.encode(list(places), truncate=truncate, side=side, name=lambda index, _: names[index])
         sides = [(places[pair.text_a], places[pair.text_b]) for pair in pairs]
         return Prepared(items, lambda results: [_alike(results[a], results[b]) for a, b in sides])
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str] | Sequence[Ids],
         *,
         truncate: bool = True,
         side: Side = "right",
-        name: Callable[[int], str] = "inputs[{}]".format,
+        name: Name = text_name,
     ) -> list[Encoded]:
-        """Texts ready for `submit`, one item each; see TextEncoder.encode."""
-        return self._encoder.encode(texts, truncate=truncate, side=side, name=name)
+        """Texts, or their token ids, ready for `submit`, one item each; see TextEncoder.encode and .frame."""
+        if texts and isinstance(texts[0], str):
+            return self.encoder.encode(cast(Sequence[str], texts), truncate=truncate, side=side, name=name)
+        return [
+            self.encoder.frame(ids, truncate=truncate, side=side, name=name(index, ""))
+            for index, ids in enumerate(cast(Sequence[Ids], texts))
+        ]
 
     def embed(self, texts: Sequence[str]) -> list[Embedding | SluiceError]:
         """Embed a whole list, blocking and deterministic, as `score` does."""
@@ -54,6 +64,12 @@ class EmbeddingEngine(EncoderEngine):
     def results(self, rows: F32, items: Sequence[Encoded]) -> list[Embedding]:
         """Pooled vectors (B, D) to embeddings."""
         return [Embedding(row, len(item), item.dropped_tokens) for row, item in zip(rows, items, strict=True)]
+
+
+def normalised(vectors: F32) -> F32:
+    """(N, D) -> (N, D) of length 1; a vector of zeros stays."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(norms == 0, 1, norms), np.float32)
 
 
 def cosine(a: F32, b: F32) -> float:

@@ -33,7 +33,7 @@ from runtime.manifest import Manifest
 from runtime.packing import pack
 from runtime.pending import Sink
 from runtime.scheduler import Job, Scheduler, compute_isolated
-from runtime.text import Side, TextEncoder
+from runtime.text import Name, Side, TextEncoder, pair_name
 
 # (rows, tokens): small and middling batches tell the fixed part of a batch from its tokens' part.
 WARM_UP_SHAPES = ((1, 8), (1, 32), (2, 16), (4, 16), (4, 32), (1, 16))
@@ -54,7 +54,7 @@ class EncoderEngine(ABC):
     ) -> None:
         self.manifest = manifest
         self.limits = limits or Limits()
-        self._encoder = TextEncoder(tokenizer, manifest.max_tokens)
+        self.encoder = TextEncoder(tokenizer, manifest.max_tokens, manifest.pad_token_id)
         self._backend = backend
         self._threads = threads or len(os.sched_getaffinity(0))
         self._observer = observer or Silent()
@@ -67,7 +67,7 @@ class EncoderEngine(ABC):
         *,
         truncate: bool = True,
         side: Side = "right",
-        name: Callable[[int], str] = "pairs[{}]".format,
+        name: Name = pair_name,
     ) -> Prepared:
         """Tokenise pairs; see TextEncoder.encode for the arguments and for what it raises."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from runtime.contract import F32, Encoded, Pair, PairResult, Prepared
 from runtime.encoder import EncoderEngine
 from runtime.errors import SluiceError
-from runtime.text import Side
+from runtime.text import Name, Side, pair_name
 
 
 class MatchingEngine(EncoderEngine):
@@ -22,18 +22,27 @@ class MatchingEngine(EncoderEngine):
         *,
         truncate: bool = True,
         side: Side = "right",
-        name: Callable[[int], str] = "pairs[{}]".format,
+        name: Name = pair_name,
     ) -> Prepared:
         """See EncoderEngine."""
-        items = self._encoder.encode(pairs, truncate=truncate, side=side, name=name)
+        items = self.encoder.encode(pairs, truncate=truncate, side=side, name=name)
         return Prepared(items, lambda results: cast(list[PairResult | SluiceError], list(results)))
 
     def results(self, rows: F32, items: Sequence[Encoded]) -> list[PairResult]:
         """Logits (B, C) to scores."""
         scores = positive_probability(rows, self.manifest.positive_label)
         return [
-            PairResult(float(score), len(item), item.dropped_tokens) for score, item in zip(scores, items, strict=True)
+            PairResult(score, len(item), item.dropped_tokens, logits)
+            for score, item, logits in zip(scores.tolist(), items, rows, strict=True)
         ]
+
+
+def class_probabilities(logits: F32) -> F32:
+    """(C,) -> (C,): sigmoid for one logit, else softmax."""
+    if len(logits) == 1:
+        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+    shifted = np.exp(logits - logits.max())
+    return np.asarray(shifted / shifted.sum(), np.float32)
 
 
 def positive_probability(logits: F32, positive: int | None) -> F32:

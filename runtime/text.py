@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from runtime.contract import Encoded, Pair
 from runtime.errors import ArtifactRefused, InvalidInput, TooManyTokens
 
+Ids = tuple[int, ...]
+# What the caller calls its inputs, for errors: (index, part), where part is "" for an input as a whole, or "a" or "b"
+# for one text of a pair.
+Name = Callable[[int, str], str]
 Side = Literal["right", "left"]
 SIDES: tuple[Side, ...] = get_args(Side)
 
@@ -25,6 +29,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def pair_name(index: int, part: str) -> str:
+    """The names of pairs that nobody calls otherwise."""
+    return f"pairs[{index}].text_{part}" if part else f"pairs[{index}]"
 
 
 def check_text(text: str, param: str) -> None:
@@ -41,11 +50,17 @@ def check_text(text: str, param: str) -> None:
 
 class TextEncoder:
     """Tokenises texts and pairs to at most `max_tokens`, special tokens included; of a pair, the longer text loses
-    tokens first."""
+    tokens first. Where nothing is left to read, an empty text without special tokens, it is one `pad_token_id`."""
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, pad_token_id: int = 0) -> None:
         self.max_tokens = max_tokens
+        self._nothing = Encoded((pad_token_id,), (0,))
         self._whole = tokenizer
+        frame = tokenizer.encode("a")
+        ids = tuple(frame.ids)
+        inner = [place for place, special in enumerate(frame.special_tokens_mask) if not special] or [len(ids)]
+        # The special tokens before and after a single text.
+        self._before, self._after = ids[: inner[0]], ids[inner[-1] + 1 :]
         # Tokenizers of their own carry the truncation setting, because it is state of the object and calls are
         # concurrent.
         self._cut: dict[Side, Tokenizer] = {}
@@ -59,10 +74,9 @@ class TextEncoder:
         *,
         truncate: bool = True,
         side: Side = "right",
-        name: Callable[[int], str] = "pairs[{}]".format,
+        name: Name = pair_name,
     ) -> list[Encoded]:
-        """Token ids of each text or pair, in order. `side`: where a text that does not fit is cut. `name`: what the
-        caller calls the input of an index, for errors.
+        """Token ids of each text or pair, in order. `side`: where a text that does not fit is cut.
 
         Raises TooManyTokens for the first one that does not fit when `truncate` is False, with the exact count,
         and InvalidInput for text that is not well-formed Unicode.
@@ -70,11 +84,11 @@ class TextEncoder:
         texts: list[str | tuple[str, str]] = []
         for index, each in enumerate(inputs):
             if isinstance(each, str):
-                check_text(each, name(index))
+                check_text(each, name(index, ""))
                 texts.append(each)
             else:
-                check_text(each.text_a, f"{name(index)}.text_a")
-                check_text(each.text_b, f"{name(index)}.text_b")
+                check_text(each.text_a, name(index, "a"))
+                check_text(each.text_b, name(index, "b"))
                 texts.append((each.text_a, each.text_b))
         # Byte offsets are not needed, which makes the fast variant about a third cheaper.
         encodings = self._whole.encode_batch_fast(texts)
@@ -83,15 +97,58 @@ class TextEncoder:
             dropped = len(encoding) - self.max_tokens
             if dropped > 0:
                 if not truncate:
-                    raise TooManyTokens(
-                        f"{name(index)} has {len(encoding)} tokens; this model takes {self.max_tokens}. "
-                        "Shorten the text or allow truncation.",
-                        param=name(index),
-                    )
+                    raise self._too_many(len(encoding), name(index, ""))
                 # As a batch of one: only the batch functions let other threads run meanwhile.
                 encoding = self._cut[side].encode_batch_fast([text])[0]
-            encoded.append(Encoded(tuple(encoding.ids), tuple(encoding.type_ids), max(dropped, 0)))
+            item = Encoded(tuple(encoding.ids), tuple(encoding.type_ids), max(dropped, 0))
+            encoded.append(item if item.ids else self._nothing)
         return encoded
+
+    def frame(self, ids: Ids, *, truncate: bool = True, side: Side = "right", name: str = "input") -> Encoded:
+        """Token ids of one text, put between the special tokens that the model wants around it, unless they are there.
+
+        Raises TooManyTokens as `encode` does, and InvalidInput for an id that is not in the vocabulary.
+        """
+        for place, token in enumerate(ids):
+            # The library takes 32 bits.
+            if not 0 <= token < 2**32 or self._whole.id_to_token(token) is None:
+                raise InvalidInput(
+                    f"{name}[{place}] is {token}, which is no token of this model; POST /tokenize gives its tokens.",
+                    param=name,
+                )
+        around = len(self._before) + len(self._after)
+        inner = ids
+        if around and len(ids) >= around and ids[: len(self._before)] == self._before and self._ends(ids):
+            inner = ids[len(self._before) : len(ids) - len(self._after)]
+        dropped = len(inner) + around - self.max_tokens
+        if dropped > 0:
+            if not truncate:
+                raise self._too_many(len(inner) + around, name)
+            inner = inner[:-dropped] if side == "right" else inner[dropped:]
+        whole = (*self._before, *inner, *self._after)
+        return Encoded(whole, (0,) * len(whole), max(dropped, 0))
+
+    def shorten(self, text: str, tokens: int, name: str) -> tuple[str, int]:
+        """The beginning of `text` that holds its first `tokens` tokens, special ones not counted, and how many more
+        there were. Raises InvalidInput for text that is not well-formed Unicode."""
+        check_text(text, name)
+        encoding = self._whole.encode(text, add_special_tokens=False)
+        dropped = len(encoding) - tokens
+        return (text, 0) if dropped <= 0 else (text[: encoding.offsets[tokens - 1][1]], dropped)
+
+    def spell(self, texts: Sequence[str], *, special: bool = True) -> list[Encoding]:
+        """Texts as the tokenizer library's own encodings, nothing cut: ids, tokens, and offsets in characters."""
+        encodings: list[Encoding] = self._whole.encode_batch(list(texts), add_special_tokens=special)
+        return encodings
+
+    def _ends(self, ids: Ids) -> bool:
+        return not self._after or ids[-len(self._after) :] == self._after
+
+    def _too_many(self, tokens: int, name: str) -> TooManyTokens:
+        return TooManyTokens(
+            f"{name} has {tokens} tokens; this model takes {self.max_tokens}. Shorten the text or allow truncation.",
+            param=name,
+        )
 
 
 # A UTF-8 character has at most four bytes, hence at most four tokens: after that, bad bytes are bad and are shown.

@@ -16,12 +16,13 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from serving import completions, matching
+from serving import completions, embeddings, matching
 from serving.call import Call
+from serving.embedding_schemas import EmbeddingsRequest, EmbeddingsResponse
 from serving.errors import MethodNotAllowed, RouteNotFound
 from serving.gate import Internal
 from serving.room import Room
-from serving.route import Answer, LeanApp, call_of, json_answer, refusal
+from serving.route import Answer, LeanApp, call_of, json_answer, refusal, written_answer
 from serving.schemas import (
     CompletionRequest,
     CompletionResponse,
@@ -42,13 +43,13 @@ PAGES = Path(__file__).parent / "pages"
 SWAGGER = Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"
 SWAGGER_FILES = frozenset({"swagger-ui.css", "swagger-ui-bundle.js"})
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-DESCRIPTION = """Pairs of texts in, scores out; prompts in, text out.
+DESCRIPTION = """Pairs of texts in, scores out; texts in, vectors out; prompts in, text out.
 
 Every error has the same body. Request headers: `Authorization: Bearer KEY` where keys are set, `X-Request-ID`,
 `X-Request-Deadline-Ms`. Response headers: `X-Request-ID`, `Server-Timing` (ms in total, tokenize, queue, compute)."""
 
 MEANINGS = {
-    400: "Malformed JSON, or a value or a field that is not supported.",
+    400: "Malformed JSON, a value or a field that is not supported, or a model of another kind.",
     401: "No API key, or a wrong one.",
     404: "The model is not served here.",
     413: "Too many bytes or items.",
@@ -112,6 +113,10 @@ def _add_work(app: FastAPI, room: Room) -> None:
         """Order documents by their relevance to a query, in the shape of Cohere's and Jina's rerank."""
         return json_answer(await matching.rerank(room, call_of(request), body))
 
+    async def embed(request: Request, body: EmbeddingsRequest) -> Response:
+        """Embed texts, in OpenAI's shape. Vectors have length 1, so the cosine of two is their product."""
+        return written_answer(await embeddings.embeddings(room, call_of(request), body))
+
     async def complete(request: Request, body: CompletionRequest) -> Response:
         """Continue a text, in OpenAI's shape; with `stream` each token is a server-sent event, the last `[DONE]`.
 
@@ -126,8 +131,9 @@ def _add_work(app: FastAPI, room: Room) -> None:
     streamed: Responses = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
     routes: tuple[tuple[str, Callable[..., Any], type[BaseModel], Responses, str], ...] = (
         ("/v1/match", match, MatchResponse, _errors(*every, 422), "Score pairs of texts"),
-        ("/v1/rerank", rerank, RerankResponse, _errors(*every), "Order documents by relevance"),
-        ("/v2/rerank", rerank, RerankResponse, _errors(*every), "The same, where Cohere's clients look for it"),
+        ("/v1/rerank", rerank, RerankResponse, _errors(*every, 422), "Order documents by relevance"),
+        ("/v2/rerank", rerank, RerankResponse, _errors(*every, 422), "The same, where Cohere's clients look for it"),
+        ("/v1/embeddings", embed, EmbeddingsResponse, _errors(*every, 422), "Embed texts"),
         ("/v1/completions", complete, CompletionResponse, _errors(*every, 422) | streamed, "Continue a text"),
     )
     for path, endpoint, answer, responses, summary in routes:

@@ -19,6 +19,7 @@ from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import Kind, read_manifest
 from runtime.store import STAGES, Entry, ModelStore
+from serving.errors import WrongKind
 from serving.lease import Leases
 from serving.settings import Settings, variable
 
@@ -73,7 +74,7 @@ def choose(settings: Settings, kinds: Sequence[Kind], store: ModelStore) -> list
     if not chosen:
         raise ModelNotFound("\n".join(missing))
     for line in missing:
-        logger.warning("%s Its routes answer 404.", line)
+        logger.warning("%s Its routes answer 400.", line)
     return _distinct(chosen)
 
 
@@ -144,7 +145,7 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
     """Verify, load and warm up one model. Raises ArtifactRefused."""
     begun = time.monotonic()
     manifest = choice.entry.manifest
-    limits = settings.matching_limits() if manifest.kind == "matching" else settings.generation_limits()
+    limits = settings.generation_limits() if manifest.kind == "generation" else settings.encoder_limits()
     engine = load_engine(
         choice.entry.path,
         limits=limits,
@@ -174,11 +175,12 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
             "architecture": manifest.architecture,
             "precision": manifest.precision,
             "stage": "production" if "production" in stages else next(iter(stages), None),
-            "threshold": threshold if manifest.kind == "matching" else None,
+            "threshold": None if manifest.kind == "generation" else threshold,
+            "dimensions": manifest.dimensions,
             "digest": manifest.digest,
             "limits": {
                 "max_tokens": manifest.max_tokens,
-                "max_items": settings.max_items if manifest.kind == "matching" else None,
+                "max_items": None if manifest.kind == "generation" else settings.max_items,
             },
         },
         engine=engine,
@@ -204,17 +206,22 @@ class Catalogue:
             raise ModelNotFound(f"No model {name[:200]!r} is served here; {self._inventory()}.", param="model")
         return found
 
-    def find(self, kind: Kind, name: str | None) -> Served:
-        """The named model, or the first of `kind`. Raises ModelNotFound, also when the model is of another kind."""
+    def find(self, kinds: Sequence[Kind], name: str | None) -> Served:
+        """The named model; without a name the first of the first of `kinds` that is served.
+
+        Raises ModelNotFound, and WrongKind for a model, or a server, that is of no such kind.
+        """
         if name is None:
-            found = next((model for model in self.served if model.kind == kind), None)
-            if found is None:
-                raise ModelNotFound(f"No {kind} model is loaded in this server; {self._inventory()}.")
-            return found
+            for kind in kinds:
+                for model in self.served:
+                    if model.kind == kind:
+                        return model
+            raise WrongKind(f"This route needs a model of kind {' or '.join(kinds)}; {self._inventory()}.")
         found = self.get(name)
-        if found.kind != kind:
-            raise ModelNotFound(
-                f"Model {name!r} is of kind {found.kind}; this route needs kind {kind}; {self._inventory()}.",
+        if found.kind not in kinds:
+            raise WrongKind(
+                f"Model {name!r} is of kind {found.kind}; this route needs kind {' or '.join(kinds)}; "
+                f"{self._inventory()}.",
                 param="model",
             )
         return found

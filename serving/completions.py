@@ -87,7 +87,7 @@ async def start(room: Room, call: Call, request: CompletionRequest) -> Running:
 
     Raises what the engine's `encode` and `submit` raise, and the error of a stream that fails before its first token.
     """
-    served = room.begin(call, "generation", request.model)
+    served = room.begin(call, ("generation",), request.model)
     call.items = 1
     engine = served.engine
     assert isinstance(engine, GenerationEngine)

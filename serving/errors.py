@@ -4,7 +4,8 @@ Extends the engine's tree (runtime/errors.py) by what only HTTP can get wrong:
 
     SluiceError
     ├── InvalidInput
-    │   └── MalformedJson         the body is not JSON
+    │   ├── MalformedJson         the body is not JSON
+    │   └── WrongKind             no model of a kind that this route needs
     ├── UnsupportedMediaType      the body is declared as something else than JSON
     ├── Unauthorized              no key, or a wrong one
     ├── RouteNotFound             no such path
@@ -29,6 +30,10 @@ SHOWN_VALUE = 80  # characters of a caller's value that a message quotes
 
 class MalformedJson(InvalidInput):
     code = "malformed_json"
+
+
+class WrongKind(InvalidInput):
+    code = "wrong_kind"
 
 
 class UnsupportedMediaType(SluiceError):
@@ -56,6 +61,7 @@ REQUEST, SERVER = "invalid_request_error", "server_error"
 TABLE: dict[str, tuple[int, str]] = {
     "invalid_input": (400, REQUEST),
     "malformed_json": (400, REQUEST),
+    "wrong_kind": (400, REQUEST),
     "unauthorized": (401, "authentication_error"),
     "not_found": (404, "not_found_error"),
     "model_not_found": (404, "not_found_error"),

@@ -174,7 +174,9 @@ class Gate:
         access_logger.info(json.dumps(line))
 
 
-TYPED_ROUTES = frozenset({f"{BENTO_PREFIX}{name}" for name in ("match", "rerank", "generate")} | {BENTO_SCHEMA})
+TYPED_ROUTES = frozenset(
+    {f"{BENTO_PREFIX}{name}" for name in ("match", "rerank", "embed", "generate")} | {BENTO_SCHEMA}
+)
 
 
 def _digest(key: bytes) -> bytes:

@@ -29,10 +29,11 @@ from pydantic import BaseModel, ValidationError
 from runtime.errors import Cancelled, SluiceError
 from runtime.manifest import Kind, Manifest, verify
 from runtime.store import Entry, ModelStore, store_home
-from serving import completions, matching
+from serving import completions, embeddings, matching
 from serving.app import create_app
 from serving.call import current_call
 from serving.catalogue import Choice, choose, choose_packed
+from serving.embedding_schemas import EmbeddingsRequest, EmbeddingsResponse
 from serving.errors import from_validation, status_of
 from serving.gate import App, Gate
 from serving.room import Room, log_to_stdout
@@ -178,7 +179,7 @@ class Hosted:
 
 
 class MatchingMethods(Hosted):
-    """Match and rerank for BentoML's typed clients: the same engine, limits and answers as the HTTP contract."""
+    """Match, rerank and embed for BentoML's typed clients: the same engine, limits and answers as the HTTP contract."""
 
     @bentoml.api(route="/bentoml/match")  # type: ignore[untyped-decorator]
     async def match(
@@ -204,6 +205,18 @@ class MatchingMethods(Hosted):
         with refusals():
             request = checked(RerankRequest, fields | {"return_documents": return_documents})
             return RerankResponse.model_validate(await matching.rerank(self.room, current_call(), request))
+
+    @bentoml.api(route="/bentoml/embed")  # type: ignore[untyped-decorator]
+    async def embed(
+        self, texts: list[str], model: str | None = None, dimensions: int | None = None, truncate: bool = True
+    ) -> EmbeddingsResponse:
+        """Embed texts, as POST /v1/embeddings does."""
+        fields = {"input": texts, "model": model, "dimensions": dimensions, "truncate": truncate}
+        with refusals():
+            request = checked(EmbeddingsRequest, fields)
+            return EmbeddingsResponse.model_validate_json(
+                await embeddings.embeddings(self.room, current_call(), request)
+            )
 
 
 class GenerationMethods(Hosted):

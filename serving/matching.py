@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from runtime.contract import Pair, PairResult
-from runtime.errors import LimitExceeded
 from serving.call import Call
 from serving.catalogue import Served
 from serving.errors import describe
 from serving.room import Room
 from serving.schemas import MatchRequest, RerankRequest
-from serving.submission import scored
+from serving.submission import PAIR_KINDS, begin, encoder, scored, tokenised
 
 
 async def match(room: Room, call: Call, request: MatchRequest) -> dict[str, Any]:
     """Answer /v1/match."""
-    served = _begin(room, call, request.model, len(request.pairs), "pairs")
+    served = begin(room, call, PAIR_KINDS, request.model, len(request.pairs), "pairs")
     pairs = [Pair(pair.text_a, pair.text_b) for pair in request.pairs]
     outcomes = await scored(room, call, served, pairs, truncate=request.truncate)
     threshold = served.threshold if request.threshold is None else request.threshold
@@ -30,7 +30,8 @@ async def match(room: Room, call: Call, request: MatchRequest) -> dict[str, Any]
                     "score": outcome.score,
                     "label": served.labels[is_match],
                     "match": is_match,
-                    "truncated": outcome.truncated,
+                    "truncated": outcome.dropped_tokens > 0,
+                    "dropped_tokens": outcome.dropped_tokens,
                 }
             )
         else:
@@ -39,15 +40,27 @@ async def match(room: Room, call: Call, request: MatchRequest) -> dict[str, Any]
 
 
 async def rerank(room: Room, call: Call, request: RerankRequest) -> dict[str, Any]:
-    """Answer /v1/rerank."""
-    served = _begin(room, call, request.model, len(request.documents), "documents")
-    pairs = [Pair(request.query, document) for document in request.documents]
-    outcomes = await scored(room, call, served, pairs, truncate=True)
+    """Answer /v1/rerank and /v2/rerank."""
+    served = begin(room, call, PAIR_KINDS, request.model, len(request.documents), "documents")
+    documents: Sequence[str] = request.documents
+    dropped: Sequence[int] = ()
+    if request.max_tokens_per_doc is not None:
+        documents, dropped = await _shortened(room, call, served, documents, request.max_tokens_per_doc)
+    pairs = [Pair(request.query, document) for document in documents]
+    outcomes = await scored(room, call, served, pairs, truncate=request.truncate, name=_document_name)
     ranked: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, PairResult):
-            ranked.append({"index": index, "relevance_score": outcome.score})
+            gone = outcome.dropped_tokens + (dropped[index] if dropped else 0)
+            ranked.append(
+                {
+                    "index": index,
+                    "relevance_score": outcome.score,
+                    "truncated": gone > 0,
+                    "dropped_tokens": gone,
+                }
+            )
             if request.return_documents:
                 ranked[-1]["document"] = {"text": request.documents[index]}
         else:
@@ -62,15 +75,21 @@ async def rerank(room: Room, call: Call, request: RerankRequest) -> dict[str, An
     }
 
 
-def _begin(room: Room, call: Call, model: str | None, items: int, what: str) -> Served:
-    served = room.begin(call, "matching", model)
-    call.items = items
-    if items > room.settings.max_items:
-        raise LimitExceeded(
-            f"The request has {items} {what}; this server takes {room.settings.max_items}. Send them in parts.",
-            param=what,
-        )
-    return served
+async def _shortened(
+    room: Room, call: Call, served: Served, documents: Sequence[str], tokens: int
+) -> tuple[list[str], list[int]]:
+    """The documents, each cut to `tokens` tokens, and how many tokens each has lost."""
+    shorten = encoder(served).encoder.shorten
+
+    def cut_all() -> list[tuple[str, int]]:
+        return [shorten(document, tokens, _document_name(index, "b")) for index, document in enumerate(documents)]
+
+    cut = await tokenised(room, call, sum(map(len, documents)), cut_all)
+    return [text for text, _ in cut], [dropped for _, dropped in cut]
+
+
+def _document_name(index: int, part: str) -> str:
+    return "query" if part == "a" else f"documents[{index}]"
 
 
 def _usage(call: Call) -> dict[str, int]:

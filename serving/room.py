@@ -56,13 +56,13 @@ class Room:
             self._ticker.cancel()
         self.catalogue.close()
 
-    def begin(self, call: Call, kind: Kind, name: str | None) -> Served:
-        """The model that answers `call`, which keeps it to its end. Raises NotReady, ModelNotFound.
+    def begin(self, call: Call, kinds: Sequence[Kind], name: str | None) -> Served:
+        """The model that answers `call`, which keeps it to its end. Raises NotReady, ModelNotFound, WrongKind.
 
         Looking it up and holding it are one step of the event loop: no swap comes between.
         """
         self.lifecycle.check()
-        served = self.catalogue.find(kind, name)
+        served = self.catalogue.find(kinds, name)
         call.hold(served.leases)
         call.model, call.tag = served.id, served.tag
         return served

@@ -49,8 +49,14 @@ class Silence(Response):
 
 def json_answer(value: Any) -> Answer:
     """200 with a JSON body."""
-    body = to_json(value).encode()
-    return Answer(200, [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())], body)
+    return written_answer(to_json(value))
+
+
+def written_answer(text: str, *headers: tuple[bytes, bytes]) -> Answer:
+    """200 with a body that is JSON already."""
+    body = text.encode()
+    length = str(len(body)).encode()
+    return Answer(200, [(b"content-type", b"application/json"), (b"content-length", length), *headers], body)
 
 
 def refusal(call: Call, error: SluiceError) -> Answer:

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, Wit
 from runtime.sampling import MAX_STOPS
 
 
-class _Wire(BaseModel):
+class Wire(BaseModel):
+    """A part of a body."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -22,14 +24,14 @@ ModelId = Annotated[str | None, Field(description="Id or tag of GET /v1/models; 
 # ---------------------------------------------------------------- match
 
 
-class PairIn(_Wire):
+class PairIn(Wire):
     """Two texts whose relation is asked for."""
 
     text_a: str
     text_b: str
 
 
-class MatchRequest(_Wire):
+class MatchRequest(Wire):
     """Pairs to score."""
 
     model_config = ConfigDict(
@@ -47,7 +49,7 @@ class MatchRequest(_Wire):
     )
 
 
-class ErrorDetail(_Wire):
+class ErrorDetail(Wire):
     """What went wrong, and whether the same request may work later."""
 
     type: str
@@ -58,13 +60,13 @@ class ErrorDetail(_Wire):
     request_id: str
 
 
-class ErrorBody(_Wire):
+class ErrorBody(Wire):
     """The body of every answer that is not a success."""
 
     error: ErrorDetail
 
 
-class Scored(_Wire):
+class Scored(Wire):
     """One scored pair; `index` is its place in the request."""
 
     index: int
@@ -72,23 +74,24 @@ class Scored(_Wire):
     label: str
     match: bool
     truncated: bool
+    dropped_tokens: int = Field(ge=0, description="Tokens cut off to fit the model.")
 
 
-class Failed(_Wire):
+class Failed(Wire):
     """An item that failed alone; its neighbours were answered."""
 
     index: int
     error: ErrorDetail
 
 
-class TokensUsed(_Wire):
+class TokensUsed(Wire):
     """Tokens that the model read."""
 
     prompt_tokens: int
     total_tokens: int
 
 
-class MatchResponse(_Wire):
+class MatchResponse(Wire):
     """Results in the order of the pairs."""
 
     model: str
@@ -99,7 +102,7 @@ class MatchResponse(_Wire):
 # ---------------------------------------------------------------- rerank
 
 
-class Document(_Wire):
+class Document(Wire):
     """A document, spelt as an object."""
 
     text: str
@@ -132,8 +135,8 @@ DocumentIn = Annotated[
 ]
 
 
-class RerankRequest(_Wire):
-    """Documents to order by their relevance to a query. Texts that do not fit the model are cut."""
+class RerankRequest(Wire):
+    """Documents to order by their relevance to a query."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -150,18 +153,26 @@ class RerankRequest(_Wire):
     query: str
     documents: Annotated[list[DocumentIn], FailFast(), Field(min_length=1)]
     top_n: int | None = Field(None, ge=1, description="How many to return; default all.")
-    return_documents: bool = False
+    return_documents: bool | None = None
+    max_tokens_per_doc: int | None = Field(
+        None, ge=1, description="Cut each document to so many tokens first; default: only what does not fit is cut."
+    )
+    truncate: bool = Field(
+        True, description="Cut texts that do not fit the model; false answers 422 instead. Not in Cohere's."
+    )
 
 
-class Ranked(_Wire):
+class Ranked(Wire):
     """One document; `index` is its place in the request."""
 
     index: int
     relevance_score: float = Field(ge=0, le=1)
+    truncated: bool
+    dropped_tokens: int = Field(ge=0, description="Tokens cut off to fit the model or max_tokens_per_doc.")
     document: Document | None = None
 
 
-class RerankResponse(_Wire):
+class RerankResponse(Wire):
     """Best first; documents that failed come last, with their error."""
 
     id: str
@@ -198,13 +209,13 @@ _TEXT = {"type": "string", "minLength": 1}
 Neutral = Annotated[float | None, Field(ge=0, le=0)]
 
 
-class StreamOptions(_Wire):
+class StreamOptions(Wire):
     """What a stream says beside its text."""
 
     include_usage: bool = Field(False, description="A last chunk without choices carries the token counts.")
 
 
-class CompletionRequest(_Wire):
+class CompletionRequest(Wire):
     """OpenAI's completion request. A field that would change the answer and is not supported is refused; one that is
     sent at the value that changes nothing (n 1, penalties 0, …) is taken."""
 
@@ -256,7 +267,7 @@ class CompletionRequest(_Wire):
     user: str | None = Field(None, description="Taken and not used.")
 
 
-class Usage(_Wire):
+class Usage(Wire):
     """Token counts of a completion."""
 
     prompt_tokens: int
@@ -264,7 +275,7 @@ class Usage(_Wire):
     total_tokens: int
 
 
-class Choice(_Wire):
+class Choice(Wire):
     """The text, and why it ended."""
 
     index: int
@@ -273,7 +284,7 @@ class Choice(_Wire):
     finish_reason: Literal["stop", "length"] | None
 
 
-class CompletionResponse(_Wire):
+class CompletionResponse(Wire):
     """A completion, or one event of its stream."""
 
     id: str
@@ -287,14 +298,14 @@ class CompletionResponse(_Wire):
 # ---------------------------------------------------------------- models and probes
 
 
-class ModelLimits(_Wire):
+class ModelLimits(Wire):
     """What one request to this model may hold."""
 
-    max_tokens: int = Field(description="Tokens of a pair, or of a prompt and its completion.")
-    max_items: int | None = Field(description="Pairs or documents in one request; null where there are none.")
+    max_tokens: int = Field(description="Tokens of a pair, of a text, or of a prompt and its completion.")
+    max_items: int | None = Field(description="Pairs, documents or texts in one request; null where there are none.")
 
 
-class ModelCard(_Wire):
+class ModelCard(Wire):
     """A served model. `id` is what requests name; `tag` is the very version."""
 
     id: str
@@ -302,23 +313,24 @@ class ModelCard(_Wire):
     created: int
     owned_by: str
     tag: str
-    kind: Literal["matching", "generation"]
+    kind: Literal["matching", "embedding", "generation"]
     architecture: str
     precision: str
     stage: str | None = Field(description="The stage this version held when the worker loaded it.")
     threshold: float | None
+    dimensions: int | None = Field(description="Of an embedding model's vectors.")
     digest: str
     limits: ModelLimits
 
 
-class ModelList(_Wire):
+class ModelList(Wire):
     """Every served model."""
 
     object: Literal["list"]
     data: list[ModelCard]
 
 
-class Health(_Wire):
+class Health(Wire):
     """A probe's answer."""
 
     status: Literal["live", "ready"]

@@ -38,6 +38,9 @@ class Settings(BaseModel):
         description="Matching models to serve, comma separated: NAME, NAME:VERSION, NAME:STAGE or a stage alone. "
         "Empty: all that are in production. The first, or the one named `matching`, answers requests that name none.",
     )
+    embedding_model: Names | None = Field(
+        None, description="Embedding models to serve, written the same way; the default is the one named `embedding`."
+    )
     generation_model: Names | None = Field(
         None, description="Generation models to serve, written the same way; the default is the one named `generation`."
     )
@@ -45,10 +48,12 @@ class Settings(BaseModel):
         (), description="Bearer keys that may call, comma separated. Empty: everybody may. Pages and probes stay open."
     )
     max_body_bytes: int = Field(4 * 2**20, gt=0, description="Largest request body, in bytes; more is 413.")
-    max_items: int = Field(1024, gt=0, description="Most pairs or documents in one request; more is 413.")
-    queue_items: int = Field(_LIMITS.max_items, gt=0, description="Pairs queued and running in a worker before 429.")
+    max_items: int = Field(1024, gt=0, description="Most pairs, documents or texts in one request; more is 413.")
+    queue_items: int = Field(
+        _LIMITS.max_items, gt=0, description="Pairs and texts queued and running at one model of a worker before 429."
+    )
     queue_tokens: int = Field(_LIMITS.max_tokens, gt=0, description="The same limit in tokens.")
-    batch_items: int = Field(_LIMITS.batch_items, gt=0, description="Most pairs in one matching batch.")
+    batch_items: int = Field(_LIMITS.batch_items, gt=0, description="Most pairs or texts in one batch.")
     batch_tokens: int = Field(
         _LIMITS.batch_tokens,
         gt=0,
@@ -58,13 +63,13 @@ class Settings(BaseModel):
         _LIMITS.cache_items, ge=0, description="Scores and vectors kept a model, for items that come again; 0: none."
     )
     target_wait_s: float = Field(
-        _LIMITS.target_wait_s, gt=0, description="Saturation of matching is 1 when a newcomer would wait this long."
+        _LIMITS.target_wait_s, gt=0, description="Saturation of an encoder is 1 when a newcomer would wait this long."
     )
     generation_slots: int = Field(8, gt=0, description="Sequences that generate at once in a worker.")
     generation_queue_items: int = Field(64, gt=0, description="Prompts that may wait for a slot before 429.")
     generation_queue_tokens: int = Field(65_536, gt=0, description="The same limit in tokens, max_tokens included.")
     match_deadline_ms: int = Field(
-        30_000, gt=0, description="Deadline of match and rerank when the request sets none, in ms; later is 504."
+        30_000, gt=0, description="Deadline of scores and embeddings when the request sets none, in ms; later is 504."
     )
     completion_deadline_ms: int = Field(
         300_000, gt=0, description="Deadline of a completion, its whole stream included, in ms."
@@ -96,8 +101,8 @@ class Settings(BaseModel):
         """Cores of one engine."""
         return self.threads or max(1, len(os.sched_getaffinity(0)) // self.workers)
 
-    def matching_limits(self) -> Limits:
-        """Limits of a matching engine."""
+    def encoder_limits(self) -> Limits:
+        """Limits of a matching or an embedding engine."""
         return Limits(
             max_items=self.queue_items,
             max_tokens=self.queue_tokens,

@@ -11,6 +11,8 @@ from typing import TypeVar
 from runtime.contract import Encoded, Pair, PairResult, Prepared, Result
 from runtime.encoder import EncoderEngine
 from runtime.errors import Cancelled, DeadlineExceeded, LimitExceeded, SluiceError
+from runtime.manifest import Kind
+from runtime.text import Name, Side, pair_name
 from serving.call import Call
 from serving.catalogue import Served
 from serving.mailbox import Answer
@@ -18,54 +20,94 @@ from serving.room import Room
 
 # Texts with more characters than this in all are tokenised in a thread: 4000 take about a millisecond.
 INLINE_CHARACTERS = 4_000
+# Pairs are scored by both kinds of encoders; where a request names no model, by the first of the first kind.
+PAIR_KINDS: tuple[Kind, ...] = ("matching", "embedding")
+Outcome = PairResult | SluiceError
 Tokenised = TypeVar("Tokenised")
 
 
+def begin(room: Room, call: Call, kinds: Sequence[Kind], model: str | None, items: int, what: str) -> Served:
+    """The encoder that answers. `what`: the field that holds the items.
+
+    Raises NotReady, ModelNotFound, WrongKind, and LimitExceeded above `max_items`.
+    """
+    served = room.begin(call, kinds, model)
+    call.items = items
+    if items > room.settings.max_items:
+        raise LimitExceeded(
+            f"The request has {items} {what}; this server takes {room.settings.max_items}. Send them in parts.",
+            param=what,
+        )
+    return served
+
+
+def encoder(served: Served) -> EncoderEngine:
+    """The engine of an encoder."""
+    assert isinstance(served.engine, EncoderEngine)
+    return served.engine
+
+
 async def scored(
-    room: Room, call: Call, served: Served, pairs: Sequence[Pair], *, truncate: bool = True
-) -> list[PairResult | SluiceError]:
+    room: Room,
+    call: Call,
+    served: Served,
+    pairs: Sequence[Pair],
+    *,
+    truncate: bool = True,
+    side: Side = "right",
+    name: Name = pair_name,
+) -> list[Outcome]:
     """A result for each pair.
 
     Raises what the engine's `prepare` and `submit` raise, LimitExceeded, DeadlineExceeded, and Cancelled when the
     client leaves.
     """
-    engine = served.engine
-    assert isinstance(engine, EncoderEngine)
+    engine = encoder(served)
     characters = sum(len(pair.text_a) + len(pair.text_b) for pair in pairs)
     if characters > room.settings.max_body_bytes:
-        # Only rerank gets here: a long query and many short documents would make a small body a day's work.
+        # A long text beside many short ones would make a small body a day's work.
         raise LimitExceeded(
-            f"The query counts once for each document, which comes to {characters} characters; this server takes "
-            f"{room.settings.max_body_bytes}. Shorten the query or send fewer documents.",
-            param="query",
+            f"{name(0, 'a')} counts once for each text beside it, which comes to {characters} characters; this server "
+            f"takes {room.settings.max_body_bytes}. Shorten it or send fewer texts.",
+            param=name(0, "a"),
         )
-    deadline = call.deadline(room.settings.match_deadline_ms)
-    engine.admit(1, deadline=deadline)
+    deadline = admitted(room, call, served)
 
     def prepare() -> Prepared:
-        return engine.prepare(pairs, truncate=truncate)
+        return engine.prepare(pairs, truncate=truncate, side=side, name=name)
 
-    prepared = await _tokenised(room, call, characters, prepare)
-    return prepared.join(await _computed(room, call, engine, prepared.items, deadline))
+    prepared = await tokenised(room, call, characters, prepare)
+    return prepared.join(await computed(room, call, served, prepared.items, deadline))
 
 
-async def _tokenised(room: Room, call: Call, characters: int, tokenise: Callable[[], Tokenised]) -> Tokenised:
+def admitted(room: Room, call: Call, served: Served) -> float:
+    """The deadline of work that the queue would take now. Raises what `submit` raises, before texts are tokenised."""
+    deadline = call.deadline(room.settings.match_deadline_ms)
+    encoder(served).admit(1, deadline=deadline)
+    return deadline
+
+
+async def tokenised(room: Room, call: Call, characters: int, tokenise: Callable[[], Tokenised]) -> Tokenised:
+    """What `tokenise` gives, made in a thread where that takes long, and timed."""
     begun = time.monotonic()
     done = await asyncio.to_thread(tokenise) if characters > INLINE_CHARACTERS else tokenise()
-    call.tokenize_s = time.monotonic() - begun
+    call.tokenize_s += time.monotonic() - begun
     room.metrics.tokenized(call.model, call.tokenize_s)
     return done
 
 
-async def _computed(
-    room: Room, call: Call, engine: EncoderEngine, items: Sequence[Encoded], deadline: float
+async def computed(
+    room: Room, call: Call, served: Served, items: Sequence[Encoded], deadline: float
 ) -> Sequence[Result | SluiceError]:
-    """The items' results. The engine drops what is late in its queue; work that runs is given up here."""
+    """The items' results. The engine drops what is late in its queue; work that runs is given up here.
+
+    Raises what `submit` raises, DeadlineExceeded, and Cancelled when the client leaves.
+    """
     call.tokens = sum(map(len, items))
     loop = asyncio.get_running_loop()
     answer: Answer = loop.create_future()
     mailbox = room.mailbox(loop)
-    job = engine.submit(items, lambda outcome: mailbox.post(answer, outcome), deadline=deadline)
+    job = encoder(served).submit(items, lambda outcome: mailbox.post(answer, outcome), deadline=deadline)
     late = False
 
     def expire() -> None:

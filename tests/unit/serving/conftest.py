@@ -16,7 +16,7 @@ from serving.gate import Gate
 from serving.room import Room
 from serving.settings import Settings
 
-KINDS: tuple[Kind, ...] = ("matching", "generation")
+KINDS: tuple[Kind, ...] = ("matching", "embedding", "generation")
 
 
 def publish(store: ModelStore, name: str, kind: Kind, version: str = "v1", **knobs: float) -> None:
@@ -27,11 +27,12 @@ def publish(store: ModelStore, name: str, kind: Kind, version: str = "v1", **kno
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """matching, generation; and slow ones of both kinds."""
+    """One model of each kind, named like it; and slow ones."""
     store = ModelStore(tmp_path_factory.mktemp("store"))
     for kind in KINDS:
         publish(store, kind, kind)
     publish(store, "slow-matching", "matching", latency_s=0.05)
+    publish(store, "slow-embedding", "embedding", latency_s=0.05)
     publish(store, "slow-generation", "generation", latency_s=0.02)
     return store
 

@@ -112,15 +112,21 @@ def test_an_unknown_model_is_404_and_says_what_is_served(app: Gate) -> None:
     error = refused(ask(app, "POST", "/v1/match", {**PAIR, "model": "nope"}), 404, "model_not_found")
     assert "matching (matching)" in str(error["message"])
     assert "generation (generation)" in str(error["message"])
-    error = refused(ask(app, "POST", "/v1/match", {**PAIR, "model": "generation"}), 404, "model_not_found")
-    assert "kind generation" in str(error["message"])
     refused(ask(app, "GET", "/v1/models/nope"), 404, "model_not_found")
 
 
-def test_a_kind_that_is_not_loaded_is_404(make_app: MakeApp) -> None:
+def test_a_model_of_a_kind_that_the_route_cannot_use_is_400(app: Gate) -> None:
+    error = refused(ask(app, "POST", "/v1/match", {**PAIR, "model": "generation"}), 400, "wrong_kind")
+    assert error["param"] == "model"
+    assert "'generation' is of kind generation; this route needs kind matching or embedding" in str(error["message"])
+    error = refused(ask(app, "POST", "/v1/embeddings", {"input": "a", "model": "matching"}), 400, "wrong_kind")
+    assert "'matching' is of kind matching; this route needs kind embedding" in str(error["message"])
+
+
+def test_a_kind_that_is_not_loaded_is_400(make_app: MakeApp) -> None:
     app, _ = make_app(kinds=("generation",))
-    error = refused(ask(app, "POST", "/v1/match", PAIR), 404, "model_not_found")
-    assert "No matching model is loaded" in str(error["message"])
+    error = refused(ask(app, "POST", "/v1/match", PAIR), 400, "wrong_kind")
+    assert "needs a model of kind matching or embedding; served: generation (generation)" in str(error["message"])
 
 
 def test_models_are_listed_and_found_by_id_and_tag(app: Gate) -> None:
@@ -129,10 +135,13 @@ def test_models_are_listed_and_found_by_id_and_tag(app: Gate) -> None:
     assert [(card.id, card.kind, card.precision, card.stage) for card in listed] == [
         ("matching", "matching", "fp32", "production"),
         ("slow-matching", "matching", "fp32", "production"),
+        ("embedding", "embedding", "fp32", "production"),
+        ("slow-embedding", "embedding", "fp32", "production"),
         ("generation", "generation", "fp32", "production"),
         ("slow-generation", "generation", "fp32", "production"),
     ]
     assert listed[0].limits.max_tokens == 256
+    assert [card.dimensions for card in listed] == [None, None, 64, 64, None, None]
     for name in ("matching", "matching:v1"):
         assert ask(app, "GET", f"/v1/models/{name}").json()["tag"] == "matching:v1"
         assert match(app, ("a", "b"), model=name).json()["model"] == "matching"
@@ -232,7 +241,7 @@ def test_a_client_that_leaves_while_it_sends_is_counted(make_app: MakeApp) -> No
 
 def test_a_client_that_leaves_frees_the_queue_of_match(make_app: MakeApp) -> None:
     app, room = make_app(matching_model="slow-matching", batch_items=1)
-    engine = room.catalogue.find("matching", None).engine
+    engine = room.catalogue.find(("matching",), None).engine
 
     async def leave() -> Reply:
         gone = asyncio.Event()
@@ -272,7 +281,7 @@ def test_a_failure_of_ours_is_500_and_tells_nothing(make_app: MakeApp, monkeypat
     def fail(*_: object) -> None:
         raise RuntimeError("secret /etc/passwd")
 
-    monkeypatch.setattr(room.catalogue.find("matching", None).engine, "prepare", fail)
+    monkeypatch.setattr(room.catalogue.find(("matching",), None).engine, "prepare", fail)
     reply = ask(app, "POST", "/v1/match", PAIR)
     refused(reply, 500, "internal")
     assert b"secret" not in reply.body

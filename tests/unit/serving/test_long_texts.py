@@ -18,6 +18,7 @@ WORDS = "word " * 160_000
     ("path", "value", "status"),
     [
         ("/v1/match", {"pairs": [{"text_a": WORDS, "text_b": "b"}]}, 200),
+        ("/v1/embeddings", {"input": WORDS}, 200),
         ("/v1/completions", {"prompt": WORDS}, 422),
     ],
 )

@@ -32,7 +32,9 @@ def test_a_threshold_decides_what_is_a_match(app: Gate) -> None:
 
 def test_long_texts_are_cut_and_say_so(app: Gate) -> None:
     reply = match(app, ("a " * 400, "b"), ("a", "b"))
-    assert [result["truncated"] for result in reply.json()["results"]] == [True, False]
+    results = reply.json()["results"]
+    assert [result["truncated"] for result in results] == [True, False]
+    assert [result["dropped_tokens"] for result in results] == [802 - 256, 0]
 
 
 def test_refused_truncation_is_422_with_the_exact_count(app: Gate) -> None:
@@ -112,6 +114,48 @@ def test_a_long_query_for_many_documents_is_413(make_app: MakeApp) -> None:
     assert (reply.status, reply.error["param"]) == (413, "query")
     assert "10020 characters" in reply.error["message"]
     assert ask(app, "POST", "/v1/rerank", {"query": "a" * 500, "documents": ["b"] * 19}).status == 200
+
+
+def test_documents_are_cut_to_the_tokens_that_are_asked_for(app: Gate) -> None:
+    value = {"query": "one two", "documents": ["one two three", "one"], "max_tokens_per_doc": 7}
+    answer = ask(app, "POST", "/v2/rerank", value).json()
+    best, other = answer["results"]
+    assert (best["index"], best["truncated"], best["dropped_tokens"]) == (0, True, 6)
+    assert best["relevance_score"] > 0.9  # what was cut is not scored
+    assert (other["truncated"], other["dropped_tokens"]) == (False, 0)
+    assert answer["usage"]["total_tokens"] == (7 + 1 + 7) + (7 + 1 + 3)
+
+
+@pytest.mark.parametrize("model", ["matching", "embedding"])
+def test_rerank_in_strict_mode_is_422_and_names_the_document_or_the_query(app: Gate, model: str) -> None:
+    value = {"model": model, "query": "a", "documents": ["b", "c" * 300], "truncate": False}
+    reply = ask(app, "POST", "/v1/rerank", value)
+    assert (reply.status, reply.error["param"]) == (422, "documents[1]")
+    assert f"{302 if model == 'matching' else 300} tokens" in reply.error["message"]
+    if model == "embedding":
+        reply = ask(app, "POST", "/v1/rerank", value | {"query": "a" * 300})
+        assert (reply.status, reply.error["param"]) == (422, "query")
+
+
+@pytest.mark.parametrize("field", ["rank_fields", "max_chunks_per_doc", "priority"])
+def test_what_rerank_does_not_do_is_refused_by_name(app: Gate, field: str) -> None:
+    reply = ask(app, "POST", "/v1/rerank", {"query": "a", "documents": ["b"], field: 1})
+    assert (reply.status, reply.error["param"]) == (400, field)
+
+
+def test_a_bi_encoder_matches_and_reranks_by_cosine(app: Gate) -> None:
+    same, half, different = match(app, ("a b", "b a"), ("a b", "a c"), ("a", "b"), model="embedding").json()["results"]
+    assert (round(same["score"], 6), round(half["score"], 6), round(different["score"], 6)) == (1, 0.75, 0.5)
+    assert [result["match"] for result in (same, half, different)] == [True, True, True]
+    value = {"model": "embedding", "query": "one two", "documents": DOCUMENTS}
+    reply = ask(app, "POST", "/v1/rerank", value)
+    assert RerankResponse.model_validate_json(reply.body)
+    assert [result["index"] for result in reply.json()["results"]] == [2, 1, 3, 0]
+
+
+def test_a_bi_encoder_answers_where_there_is_no_cross_encoder(make_app: MakeApp) -> None:
+    app, _ = make_app(kinds=("embedding",))
+    assert match(app, ("a", "a")).json()["model"] == "embedding"
 
 
 def test_equal_documents_keep_their_order_and_failed_ones_come_last(app: Gate) -> None:
