@@ -29,7 +29,11 @@ pytestmark = pytest.mark.e2e
 KEY = "e2e-key"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 PAIR = {"pairs": [{"text_a": "a b", "text_b": "B a"}]}
-SLOW_PAIR = {"model": "slow-matching", **PAIR}
+
+
+def slow_pairs(*numbers: int) -> dict[str, object]:
+    """Different ones: equal pairs in flight are computed once."""
+    return {"model": "slow-matching", "pairs": [{"text_a": "a", "text_b": str(number)} for number in numbers]}
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +241,7 @@ def test_bentoml_client(server: Server) -> None:
 
 def test_a_flood_is_shed_with_retry_after_and_leaves_no_trace(http: httpx.Client) -> None:
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
-        replies = list(pool.map(lambda _: http.post("/v1/match", json=SLOW_PAIR), range(48)))
+        replies = list(pool.map(lambda number: http.post("/v1/match", json=slow_pairs(number)), range(48)))
     statuses = {reply.status_code for reply in replies}
     assert statuses == {200, 429}
     for reply in replies:
@@ -288,7 +292,7 @@ def test_a_bentoml_client_that_leaves_ends_its_work(server: Server, http: httpx.
         httpx.Client(base_url=server.url, headers=HEADERS) as leaving,
         pytest.raises(httpx.ReadTimeout),
     ):
-        leaving.post("/bentoml/match", json={"pairs": PAIR["pairs"] * 8, "model": "slow-matching"}, timeout=0.2)
+        leaving.post("/bentoml/match", json=slow_pairs(*range(8)), timeout=0.2)
     name = 'sluice_requests_total{model="slow-matching",route="/bentoml/match",status="499"}'
     eventually(lambda: metric(http.get("/metrics").text, name) == 1, within_s=3)
     dropped = 'sluice_cancelled_total{model="slow-matching",stage="queued"}'
