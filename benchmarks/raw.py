@@ -27,7 +27,7 @@ class WholeSession:
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         self._inputs = {node.name for node in self._session.get_inputs()}
 
-    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
+    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64, *, alone: bool = False) -> F32:
         """(B, T) each -> (B, N)."""
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         logits: F32 = self._session.run(None, {name: feeds[name] for name in self._inputs})[0]

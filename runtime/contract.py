@@ -99,8 +99,11 @@ class JobResult:
 class EncoderBackend(Protocol):
     """Padded token ids in, a row of numbers for each sequence out. Thread-safe: several threads may call at once."""
 
-    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
-        """(B, T) each -> (B, N): class logits of a matching graph, pooled vectors of an embedding graph."""
+    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64, *, alone: bool = False) -> F32:
+        """(B, T) each -> (B, N): class logits of a matching graph, pooled vectors of an embedding graph.
+
+        `alone`: no other call runs, so this one may use all cores.
+        """
         ...
 
 

@@ -11,6 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -130,10 +131,12 @@ class EncoderEngine(ABC):
     def _running(self) -> Scheduler:
         # Made on first use: evaluation and batch never need its threads.
         if self._scheduler is None:
-            self._scheduler = Scheduler(self._compute, self.limits, self._threads, self._observer)
+            self._scheduler = Scheduler(
+                self._compute, self.limits, self._threads, self._observer, partial(self._compute, alone=True)
+            )
         return self._scheduler
 
-    def _compute(self, items: Sequence[Encoded]) -> Sequence[Result]:
+    def _compute(self, items: Sequence[Encoded], *, alone: bool = False) -> Sequence[Result]:
         """Pad to the longest item and run the backend."""
         longest = max(map(len, items))
         input_ids = np.full((len(items), longest), self.manifest.pad_token_id, np.int64)  # (B, T)
@@ -143,7 +146,7 @@ class EncoderEngine(ABC):
             input_ids[row, : len(item)] = item.ids
             mask[row, : len(item)] = 1
             type_ids[row, : len(item)] = item.type_ids
-        rows = self._backend.forward(input_ids, mask, type_ids)
+        rows = self._backend.forward(input_ids, mask, type_ids, alone=alone)
         if not np.isfinite(rows).all():
             raise FloatingPointError("the model gave a number that is not finite")
         return self.results(rows, items)

@@ -36,12 +36,12 @@ def load_engine(
     if manifest.kind == "matching":
         from runtime.matching import MatchingEngine
 
-        backend = _encoder_backend(directory, manifest)
+        backend = _encoder_backend(directory, manifest, threads)
         return MatchingEngine(manifest, tokenizer, backend, limits=limits, threads=threads, observer=observer)
     if manifest.kind == "embedding":
         from runtime.embedding import EmbeddingEngine
 
-        backend = _encoder_backend(directory, manifest)
+        backend = _encoder_backend(directory, manifest, threads)
         return EmbeddingEngine(manifest, tokenizer, backend, limits=limits, threads=threads, observer=observer)
     if manifest.kind == "generation" and manifest.causal:
         from runtime.generation import GenerationEngine
@@ -55,11 +55,11 @@ def load_engine(
 # Backends are imported when they are needed: serving must never load torch, tests need no onnxruntime.
 
 
-def _encoder_backend(directory: Path, manifest: Manifest) -> EncoderBackend:
+def _encoder_backend(directory: Path, manifest: Manifest, threads: int) -> EncoderBackend:
     if manifest.format == "onnx":
         from runtime.backends.onnx import OnnxEncoder
 
-        return OnnxEncoder(directory / _graph(directory, manifest))
+        return OnnxEncoder(directory / _graph(directory, manifest), threads)
     if manifest.format == "torch":
         from runtime.backends.torch import TorchEmbedding, TorchMatching
 

@@ -1,5 +1,8 @@
 """What waits for a batch: items found by age, by length, by content, by request and by deadline.
 
+Items wait in two places. The backlog is fair among requests and blind to lengths; the window in front of it, a few
+batches large, is sorted by length. So items find their like, and none is passed over by more than a window of others.
+
 No threads, no clock, no model: the scheduler holds its lock around every call. An item that is asked for while an equal
 one waits or runs joins it, so it is computed once; it leaves when the last request that wanted it has left.
 """
@@ -27,7 +30,19 @@ class Request:
     `sink` takes the answer or the error, once. Times are on `time.monotonic()`.
     """
 
-    __slots__ = ("_open", "_results", "deadline", "ended", "served_tokens", "sink", "started", "submitted", "waiting")
+    __slots__ = (
+        "_open",
+        "_results",
+        "backlog",
+        "deadline",
+        "ended",
+        "entered_tokens",
+        "served_tokens",
+        "sink",
+        "started",
+        "submitted",
+        "waiting",
+    )
 
     def __init__(self, size: int, sink: Sink, deadline: float | None, submitted: float) -> None:
         self.sink = sink
@@ -36,7 +51,9 @@ class Request:
         self.started: float | None = None
         self.ended = False  # its sink was called, or is about to be
         self.waiting: dict[Key, Work] = {}  # its queued items, oldest first
-        self.served_tokens = 0
+        self.backlog: dict[Key, Work] = {}  # those of them that are not in the window
+        self.entered_tokens = 0  # let into the window
+        self.served_tokens = 0  # taken out of it
         self._results: list[Result | SluiceError | None] = [None] * size
         self._open = size
 
@@ -72,19 +89,22 @@ class Pending:
 
     def __init__(self) -> None:
         self.tokens = 0
-        self._queue: OrderedDict[Key, Work] = OrderedDict()  # oldest first
-        self._keys: list[Key] = []  # the same keys, ascending: shortest first
+        self._backlog: OrderedDict[Key, Work] = OrderedDict()  # oldest first
+        self._fresh: dict[Request, None] = {}  # requests with a backlog, oldest first: none of their items has entered
+        self._entered: dict[Request, None] = {}  # … and some have
+        self._window: OrderedDict[Key, Work] = OrderedDict()  # in the order they entered
+        self._keys: list[Key] = []  # of the window, ascending: shortest first
         self._lengths: list[int] = []  # their lengths, for `gather`
+        self._window_tokens = 0
         self._by_content: dict[Encoded, Work] = {}  # queued and running
-        self._unserved: dict[Request, None] = {}  # requests with queued items, oldest first: none computed yet
-        self._served: dict[Request, None] = {}  # … and some computed
         self._deadlines: list[tuple[float, int, Request]] = []  # a heap
         self._ties = count()  # the heap never compares requests
         self._number = 0
+        self._oldest_enters = True
         self._oldest_is_next = True
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._backlog) + len(self._window)
 
     def fresh(self, items: Sequence[Encoded]) -> tuple[int, int]:
         """How many of `items` are neither here nor equal to one before them, and their tokens."""
@@ -96,36 +116,34 @@ class Pending:
         there = self._by_content.get(encoded)
         if there is not None:
             there.claims.append((request, index))
-            if there.key in self._queue:
+            if there.key in self._backlog or there.key in self._window:
                 self._wait(request, there)
             return there
         work = Work(encoded, (len(encoded), self._number))
         self._number += 1
         work.claims.append((request, index))
-        position = bisect_left(self._keys, work.key)
-        self._keys.insert(position, work.key)
-        self._lengths.insert(position, len(encoded))
-        self._queue[work.key] = self._by_content[encoded] = work
+        self._backlog[work.key] = self._by_content[encoded] = work
         self._wait(request, work)
         self.tokens += len(encoded)
         return None
 
-    def take(self, *, items: int, tokens: int, padding_tokens: float) -> list[Work]:
-        """Take out the next batch; something must be queued. See `gather` for the arguments.
+    def take(self, *, items: int, tokens: int, padding_tokens: float, window_tokens: int) -> list[Work]:
+        """Take out the next batch; something must be queued. See `gather` for the first three arguments.
 
-        Every second batch is built around the oldest item, the others around the oldest of the request that has been
-        served least: an item with k older ones is taken within 2 k + 2 batches, whatever its length, and a request of
-        one item does not wait behind one of a thousand.
+        Every second item that enters the window is the oldest, the others come from the request that has had the least
+        let in; every second batch is built around the item that entered first, the others around the first of the
+        request that has been served least. So an item with k older ones is taken within 4 k + 4 batches, whatever its
+        length, and a request of one item does not wait behind one of a thousand.
         """
-        anchor = bisect_left(self._keys, self._next_key())
+        while self._backlog and self._window_tokens < max(window_tokens, 1):
+            self._enter(self._next_to_enter())
+        anchor = bisect_left(self._keys, self._next_anchor().key)
         start, stop = gather(self._lengths, anchor, items=items, tokens=tokens, padding_tokens=padding_tokens)
-        batch = [self._remove(key) for key in self._keys[start:stop]]
+        batch = [self._window[key] for key in self._keys[start:stop]]
         for work in batch:
+            self._remove(work)
             for request, _ in work.claims:
                 request.served_tokens += len(work.encoded)
-                if request.waiting and request in self._unserved:
-                    del self._unserved[request]
-                    self._served[request] = None
         return batch
 
     def finish(self, work: Work) -> None:
@@ -139,7 +157,7 @@ class Pending:
             self._leave(request, work)
             work.claims = [claim for claim in work.claims if claim[0] is not request]
             if not work.claims:
-                self._remove(work.key)
+                self._remove(work)
                 del self._by_content[work.encoded]
         return len(waiting)
 
@@ -154,38 +172,67 @@ class Pending:
         return late
 
     def _wait(self, request: Request, work: Work) -> None:
-        if not request.waiting:
-            self._unserved[request] = None
-            if request.deadline is not None:
-                heapq.heappush(self._deadlines, (request.deadline, next(self._ties), request))
-                if len(self._deadlines) > KEPT_DEADLINES + 2 * (len(self._unserved) + len(self._served)):
-                    # Mostly of requests that were answered in time: let go of them.
-                    self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
-                    heapq.heapify(self._deadlines)
+        if not request.waiting and request.deadline is not None:
+            heapq.heappush(self._deadlines, (request.deadline, next(self._ties), request))
+            if len(self._deadlines) > KEPT_DEADLINES + 2 * len(self):
+                # Mostly of requests that were answered in time: let go of them.
+                self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
+                heapq.heapify(self._deadlines)
         request.waiting[work.key] = work
+        if work.key in self._backlog:
+            request.backlog[work.key] = work
+            if request not in self._entered:
+                self._fresh[request] = None
 
-    def _next_key(self) -> Key:
-        oldest = self._oldest_is_next
-        self._oldest_is_next = not oldest
+    def _next_to_enter(self) -> Work:
+        oldest = self._oldest_enters
+        self._oldest_enters = not oldest
         if oldest:
-            return next(iter(self._queue))
-        if self._unserved:
-            request = next(iter(self._unserved))
-        else:
-            request = min(self._served, key=lambda each: each.served_tokens)
-        return next(iter(request.waiting))
+            return next(iter(self._backlog.values()))
+        request = next(iter(self._fresh), None) or min(self._entered, key=lambda each: each.entered_tokens)
+        return next(iter(request.backlog.values()))
 
-    def _remove(self, key: Key) -> Work:
-        position = bisect_left(self._keys, key)
-        del self._keys[position], self._lengths[position]
-        self.tokens -= key[0]
-        work = self._queue.pop(key)
+    def _enter(self, work: Work) -> None:
+        """From the backlog into the window."""
+        del self._backlog[work.key]
+        for request, _ in work.claims:
+            if request.backlog.pop(work.key, None) is None:
+                continue  # it claims this work twice
+            request.entered_tokens += len(work.encoded)
+            self._fresh.pop(request, None)
+            self._entered[request] = None
+            if not request.backlog:
+                del self._entered[request]
+        position = bisect_left(self._keys, work.key)
+        self._keys.insert(position, work.key)
+        self._lengths.insert(position, len(work.encoded))
+        self._window[work.key] = work
+        self._window_tokens += len(work.encoded)
+
+    def _next_anchor(self) -> Work:
+        first = self._oldest_is_next
+        self._oldest_is_next = not first
+        if first:
+            return next(iter(self._window.values()))
+        return min(self._window.values(), key=lambda work: work.claims[0][0].served_tokens)
+
+    def _remove(self, work: Work) -> None:
+        """Out of the backlog or the window."""
+        self.tokens -= len(work.encoded)
+        if work.key in self._window:
+            del self._window[work.key]
+            position = bisect_left(self._keys, work.key)
+            del self._keys[position], self._lengths[position]
+            self._window_tokens -= len(work.encoded)
+        else:
+            del self._backlog[work.key]
         for request, _ in work.claims:
             self._leave(request, work)
-        return work
 
     def _leave(self, request: Request, work: Work) -> None:
         # A request may claim a work twice, when it asks for the same item twice.
-        if request.waiting.pop(work.key, None) is not None and not request.waiting:
-            self._unserved.pop(request, None)
-            self._served.pop(request, None)
+        request.waiting.pop(work.key, None)
+        request.backlog.pop(work.key, None)
+        if not request.backlog:
+            self._fresh.pop(request, None)
+            self._entered.pop(request, None)

@@ -25,6 +25,12 @@ logger = logging.getLogger(__name__)
 
 # Weight of the newest batch in the moving estimate of tokens per second.
 RATE_WEIGHT = 0.1
+# The queue's window holds so many batches: large enough for each length to find its like, small enough that what has
+# an unusual one is not passed over for long.
+WINDOW_BATCHES = 12
+# What a request needs is an estimate: it is let in when so many times that is left until its deadline. A refusal at
+# once is worth more than an answer that comes too late.
+DEADLINE_MARGIN = 1.5
 Compute = Callable[[Sequence[Encoded]], Sequence[Result]]
 
 
@@ -43,10 +49,21 @@ class Job:
 
 
 class Scheduler:
-    """Feeds `compute` (a batch of encoded items -> their results) from a queue, on `workers` threads."""
+    """Feeds `compute` (a batch of encoded items -> their results) from a queue, on `workers` threads.
 
-    def __init__(self, compute: Compute, limits: Limits, workers: int, observer: Observer) -> None:
+    `compute_alone`: the same for a batch beside which nothing runs or waits; it may use all cores.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        limits: Limits,
+        workers: int,
+        observer: Observer,
+        compute_alone: Compute | None = None,
+    ) -> None:
         self._compute = compute
+        self._compute_alone = compute_alone
         self._limits = limits
         self._observer = observer
         self._changed = threading.Condition()
@@ -164,11 +181,13 @@ class Scheduler:
             )
         elif in_flight and in_flight + tokens > limits.max_tokens:
             problem = f"{in_flight} tokens are in flight and this request has {tokens}; {limits.max_tokens} are allowed"
-        elif deadline is not None and time.monotonic() + self._seconds(in_flight + tokens) > deadline:
-            need_ms, left_ms = self._seconds(in_flight + tokens) * 1000, (deadline - time.monotonic()) * 1000
-            problem = (
-                f"this request needs about {need_ms:.1f} ms, queue included, and its deadline leaves {left_ms:.1f}"
-            )
+        elif deadline is not None:
+            need_s, left_s = DEADLINE_MARGIN * self._seconds(in_flight + tokens), deadline - time.monotonic()
+            if need_s > left_s:
+                problem = (
+                    f"this request needs up to {need_s * 1000:.1f} ms, queue included, and its deadline leaves "
+                    f"{left_s * 1000:.1f}"
+                )
         if problem:
             self._observer.observe("shed", 1)
             raise Overloaded(
@@ -189,22 +208,27 @@ class Scheduler:
     # ------------------------------------------------------------ workers' side
 
     def _work(self) -> None:
-        while (batch := self._take()) is not None:
+        free_since: float | None = None
+        while (taken := self._take()) is not None:
+            batch, alone, waited = taken
             rows = [work.encoded for work in batch]
             tokens = sum(map(len, rows))
             begun = time.monotonic()
-            results = compute_isolated(self._compute, rows)
+            results = compute_isolated(self._compute_alone if alone and self._compute_alone else self._compute, rows)
             ended = time.monotonic()
             complete: list[Request] = []
             with self._changed:
                 self._running_items -= len(batch)
                 self._running_tokens -= tokens
-                self._learn(rows, ended - begun)
+                if not alone or self._compute_alone is None:
+                    # What lies between two batches is part of the cost, unless it was for want of work.
+                    self._learn(rows, ended - (begun if waited or free_since is None else free_since))
                 for work, result in zip(batch, results, strict=True):
                     self._pending.finish(work)
                     if not isinstance(result, SluiceError):
                         self._cache.put(work.encoded, result)
                     complete += [request for request, index in work.claims if request.put(index, result)]
+            free_since = ended
             for request in complete:
                 request.sink(request.answer(ended))
             self._observer.observe("batch_items", len(batch))
@@ -212,9 +236,13 @@ class Scheduler:
             self._observer.observe("padding_ratio", 1 - tokens / (max(map(len, rows)) * len(batch)))
             self._observer.observe("compute_s", ended - begun)
 
-    def _take(self) -> list[Work] | None:
-        """The next batch; waits for one; None when closing and empty."""
+    def _take(self) -> tuple[list[Work], bool, bool] | None:
+        """The next batch, whether nothing runs or waits beside it, and whether it was waited for.
+
+        None when closing and empty.
+        """
         begun: list[Request] = []
+        waited = False
         with self._changed:
             while True:
                 self._expire()
@@ -222,11 +250,16 @@ class Scheduler:
                     break
                 if self._closing:
                     return None
+                waited = True
                 self._idle += 1
                 self._changed.wait()
                 self._idle -= 1
+            budget = self._budget()
             batch = self._pending.take(
-                items=self._limits.batch_items, tokens=self._budget(), padding_tokens=self._cost.fixed_tokens
+                items=self._limits.batch_items,
+                tokens=budget,
+                padding_tokens=self._cost.fixed_tokens,
+                window_tokens=WINDOW_BATCHES * budget,
             )
             now = time.monotonic()
             for work in batch:
@@ -234,11 +267,12 @@ class Scheduler:
                     if request.started is None:
                         request.started = now
                         begun.append(request)
+            alone = not self._running_items and not self._pending
             self._running_items += len(batch)
             self._running_tokens += sum(len(work.encoded) for work in batch)
         for request in begun:
             self._observer.observe("queue_s", now - request.submitted)
-        return batch
+        return batch, alone, waited
 
     def _expire(self) -> None:
         """End the requests whose deadline has passed: nobody waits for their answer any more."""

@@ -99,7 +99,7 @@ class FakeMatching:
     def __init__(self, directory: Path) -> None:
         self._settings = read_settings(directory)
 
-    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
+    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64, *, alone: bool = False) -> F32:
         """(B, T) each -> (B, 2)."""
         time.sleep(self._settings.latency_s)
         rows = []
@@ -116,7 +116,7 @@ class FakeEmbedding:
     def __init__(self, directory: Path) -> None:
         self._settings = read_settings(directory)
 
-    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
+    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64, *, alone: bool = False) -> F32:
         """(B, T) each -> (B, FAKE_DIMENSIONS)."""
         time.sleep(self._settings.latency_s)
         vectors = np.zeros((len(input_ids), FAKE_DIMENSIONS), np.float32)

@@ -5,6 +5,7 @@ Graphs are made by `training compress`; their input and output names are the con
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,13 +19,17 @@ from runtime.manifest import CausalShape
 CPU = "cpu"
 
 
-def open_session(graph: Path, threads: int) -> ort.InferenceSession:
-    """Load a graph with `threads` intra-op threads. Raises ArtifactRefused when the file is no graph we can run."""
+def open_session(graph: Path, threads: int, *, spin: bool = False) -> ort.InferenceSession:
+    """Load a graph with `threads` intra-op threads. `spin`: within a call they wait for their next piece awake.
+
+    Raises ArtifactRefused when the file is no graph we can run.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Spinning threads burn the core that the HTTP loop needs, and a container's CPU quota with it.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads that go on spinning after a call burn the core that the HTTP loop needs, and a container's CPU quota.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     try:
         return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
@@ -37,22 +42,36 @@ class OnnxEncoder:
     `logits` in a matching graph and `embedding` in an embedding graph.
 
     One single-threaded session is shared by all callers: `run` computes on the calling thread, so N callers use N cores
-    with one copy of the weights.
+    with one copy of the weights. A caller who is alone gets a second session, on `threads` cores, made in the
+    background at the first such call.
     """
 
-    def __init__(self, graph: Path) -> None:
+    def __init__(self, graph: Path, threads: int = 1) -> None:
+        self._graph = graph
+        self._threads = threads
         self._session = open_session(graph, threads=1)
+        self._wide: ort.InferenceSession | None = None
+        self._widening = threading.Lock()
         self._inputs = {node.name for node in self._session.get_inputs()}
         self._output = self._session.get_outputs()[0].name
         needed = {"input_ids", "attention_mask"}
         if not needed <= self._inputs <= needed | {"token_type_ids"}:
             raise ArtifactRefused(f"{graph} has inputs {sorted(self._inputs)}; an encoder graph has {sorted(needed)}.")
 
-    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
+    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64, *, alone: bool = False) -> F32:
         """(B, T) each -> (B, N)."""
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         feeds = {name: value for name, value in feeds.items() if name in self._inputs}
-        return np.asarray(self._session.run([self._output], feeds)[0], np.float32)
+        session = self._session
+        if alone and self._threads > 1:
+            if self._wide is not None:
+                session = self._wide
+            elif self._widening.acquire(blocking=False):  # once, and never released
+                threading.Thread(target=self._widen, name="wide-session", daemon=True).start()
+        return np.asarray(session.run([self._output], feeds)[0], np.float32)
+
+    def _widen(self) -> None:
+        self._wide = open_session(self._graph, self._threads, spin=True)
 
 
 class OnnxGeneration:

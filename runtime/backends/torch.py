@@ -22,7 +22,7 @@ class _TorchEncoder:
         self._model = model.eval()
         self._segments = getattr(self._model.config, "type_vocab_size", 0) > 1
 
-    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64) -> F32:
+    def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64, *, alone: bool = False) -> F32:
         """(B, T) each -> (B, N)."""
         inputs = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
         if self._segments:

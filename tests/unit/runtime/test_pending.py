@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from runtime.contract import Encoded
 from runtime.pending import KEPT_DEADLINES, Pending, Request, Work
 
 pytestmark = pytest.mark.unit
-EVERYTHING = {"items": 8, "tokens": 400, "padding_tokens": 20.0}
+EVERYTHING: dict[str, Any] = {"items": 8, "tokens": 400, "padding_tokens": 20.0, "window_tokens": 60}
 
 
 def item(first: int, length: int) -> Encoded:
@@ -27,9 +29,10 @@ def request(size: int, deadline: float | None = None) -> Request:
     st.integers(1, 8),
     st.integers(1, 100),
     st.integers(0, 40),
+    st.integers(0, 400),
 )
-def test_an_item_with_k_older_ones_is_taken_within_2k_and_2_batches(
-    requests: list[list[int]], items: int, tokens: int, padding: int
+def test_an_item_with_k_older_ones_is_taken_within_4k_and_4_batches(
+    requests: list[list[int]], items: int, tokens: int, padding: int, window: int
 ) -> None:
     pending, number, newcomer = Pending(), 0, 10_000
     for lengths in requests:
@@ -38,15 +41,15 @@ def test_an_item_with_k_older_ones_is_taken_within_2k_and_2_batches(
             pending.add(asked, index, item(number, length))
             number += 1
     taken: dict[int, int] = {}
-    for batch in range(2 * number + 2):
+    for batch in range(4 * number + 4):
         # Newcomers of the length that fits best keep coming.
         for length in (5, 30):
             pending.add(request(1), 0, item(newcomer, length))
             newcomer += 1
-        for work in pending.take(items=items, tokens=tokens, padding_tokens=padding):
+        for work in pending.take(items=items, tokens=tokens, padding_tokens=padding, window_tokens=window):
             taken[work.encoded.ids[0]] = batch
     for k in range(number):
-        assert taken[k] <= 2 * k + 1
+        assert taken[k] <= 4 * k + 3
 
 
 def test_answered_requests_are_not_kept_until_their_deadline() -> None:
@@ -117,17 +120,20 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def whatever_is_wanted_waits_or_runs_once_and_nothing_else_waits(self) -> None:
-        waiting = list(self.pending._queue.values())
+        waiting = [*self.pending._window.values(), *self.pending._backlog.values()]
         wanted = {each for rest in self.wanted.values() for each in rest.values()}
         assert {work.encoded for work in waiting} <= wanted
         here = [work.encoded for work in (*waiting, *self.running)]
         assert len(here) == len(set(here))
         assert wanted <= set(here)
         assert self.pending.tokens == sum(len(work.encoded) for work in waiting)
-        assert self.pending._lengths == sorted(len(work.encoded) for work in waiting)
+        assert self.pending._lengths == sorted(len(work.encoded) for work in self.pending._window.values())
+        assert self.pending._window_tokens == sum(self.pending._lengths)
         for asked in self.wanted:
             queued = {work.key for work in waiting if any(claim[0] is asked for claim in work.claims)}
             assert set(asked.waiting) == queued
+            assert set(asked.backlog) == queued & set(self.pending._backlog)
+        assert {*self.pending._fresh, *self.pending._entered} == {each for each in self.wanted if each.backlog}
 
 
 TestQueue = Queue.TestCase
