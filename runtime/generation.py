@@ -206,15 +206,15 @@ class GenerationEngine:
     def _check_prompt(self, prompt: Sequence[int], max_tokens: int) -> None:
         if not prompt:
             raise InvalidInput("The prompt has no tokens; send at least one.", param="prompt")
-        wrong = next((token for token in prompt if not 0 <= token < self._shape.vocab_size), None)
-        if wrong is not None:
-            raise InvalidInput(f"Token {wrong} is outside the vocabulary of {self._shape.vocab_size}.", param="prompt")
         if len(prompt) + max_tokens > self.context:
             raise TooManyTokens(
                 f"The prompt has {len(prompt)} tokens and max_tokens is {max_tokens}; this model's context is "
                 f"{self.context} tokens. Shorten the prompt or lower max_tokens.",
                 param="prompt" if len(prompt) >= self.context else "max_tokens",
             )
+        wrong = next((token for token in prompt if not 0 <= token < self._shape.vocab_size), None)
+        if wrong is not None:
+            raise InvalidInput(f"Token {wrong} is outside the vocabulary of {self._shape.vocab_size}.", param="prompt")
 
     def _admit(self, ticket: Ticket) -> None:
         tokens = sum(each.reserved for each in self._waiting)
