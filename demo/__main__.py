@@ -1,4 +1,4 @@
-"""`python -m demo`: everything once. `python -m demo models`: only the two models, published and promoted."""
+"""`python -m demo`: everything once. `python -m demo models`: only the models, published and promoted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from time import monotonic
 
 from demo.commands import StepFailed
 from demo.journey import batch_over_s3, serve_call_and_load
-from demo.models import make, published
+from demo.models import NAMES, make, published
 from demo.table import Row, render, write
 
 REPORT = Path("reports/demo/demo.json")
@@ -18,7 +18,7 @@ REPORT = Path("reports/demo/demo.json")
 
 def steps(only_models: bool, if_missing: bool) -> Iterator[Row]:
     """Each step's row as it ends."""
-    for name in ("matching", "generation"):
+    for name in NAMES:
         if not (if_missing and published(name)):
             yield from make(name)
     if not only_models:

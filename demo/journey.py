@@ -29,7 +29,7 @@ LOCAL_S3 = {"AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo", "AWS_D
 
 
 def serve_call_and_load() -> Iterator[Row]:
-    """Start `bentoml serve`, call three routes, load-test it, stop it."""
+    """Start `bentoml serve`, call its routes, load-test it, stop it."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     bentoml = str(Path(sys.executable).with_name("bentoml"))
@@ -38,11 +38,12 @@ def serve_call_and_load() -> Iterator[Row]:
     print(f"  $ {' '.join(['bentoml', *command[1:]])}", flush=True)
     with server(command, f"{url}/readyz", LOGS / "serve.log"):
         yield Row("bentoml serve", "ready", monotonic() - begun, url)
-        yield from _call(url)
+        yield from call(url)
         yield _load(url)
 
 
-def _call(url: str) -> Iterator[Row]:
+def call(url: str) -> Iterator[Row]:
+    """One request a kind of route, to a server that serves the demo's models. Raises StepFailed."""
     begun = monotonic()
     pairs = [{"text_a": QUERY, "text_b": document} for document in DOCUMENTS[:2]]
     results = _post(url, "/v1/match", {"pairs": pairs})["results"]
@@ -54,6 +55,13 @@ def _call(url: str) -> Iterator[Row]:
     ranked = _post(url, "/v1/rerank", body)["results"]
     order = " > ".join(str(result["index"]) for result in ranked)
     yield Row("POST /v1/rerank", f"documents {order}", monotonic() - begun, f"{url}/v1/rerank")
+
+    begun = monotonic()
+    vectors = [item["embedding"] for item in _post(url, "/v1/embeddings", {"input": [QUERY, *DOCUMENTS[:2]]})["data"]]
+    # Vectors have length 1, so the cosine of two is their product.
+    cosines = ", ".join(f"{sum(a * b for a, b in zip(vectors[0], other, strict=True)):.2f}" for other in vectors[1:])
+    result = f"{len(vectors[0])} dimensions, cosines {cosines}"
+    yield Row("POST /v1/embeddings", result, monotonic() - begun, f"{url}/v1/embeddings")
 
     begun = monotonic()
     tokens, text, first_s = 0, "", 0.0

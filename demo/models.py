@@ -1,4 +1,5 @@
-"""Making the two models of the demo: train, compress, evaluate before and after, publish, promote."""
+"""Making the models of the demo. Two are trained, compressed, evaluated before and after, published and promoted; the
+third is a bi-encoder that comes as a package: exported, quantised, published and promoted."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from demo.commands import run
 from demo.table import Row
 
 RECIPES = {"matching": "training/recipes/demo-matching.yaml", "generation": "training/recipes/demo-generation.yaml"}
+ADOPTED = {"embedding": "packaged:minilm"}
+NAMES = (*RECIPES, *ADOPTED)
 LOGS = Path("reports/demo")
 # What one line can show of an evaluation.
 SHOWN = {"matching": ("f1", "roc_auc"), "generation": ("perplexity",)}
@@ -31,6 +34,10 @@ def published(name: str) -> dict[str, Any] | None:
 
 def make(name: str) -> Iterator[Row]:
     """Yield a row as each step ends."""
+    yield from _train(name) if name in RECIPES else _adopt(name)
+
+
+def _train(name: str) -> Iterator[Row]:
     recipe, log, directory = RECIPES[name], LOGS / f"{name}.log", Path("runs") / name
 
     begun = monotonic()
@@ -59,10 +66,22 @@ def make(name: str) -> Iterator[Row]:
 
     begun = monotonic()
     run("training", "publish", recipe, "--promote", log=log)
+    yield _published_row(name, monotonic() - begun)
+
+
+def _adopt(name: str) -> Iterator[Row]:
+    begun = monotonic()
+    how = ["--name", name, "--precision", "int8", "--promote"]
+    run("training", "publish", ADOPTED[name], *how, log=LOGS / f"{name}.log")
+    yield _published_row(name, monotonic() - begun)
+
+
+def _published_row(name: str, seconds: float) -> Row:
     entry = published(name)
     assert entry is not None  # the command before has just promoted it
     where = f"python -m training models show {name}"
-    yield Row(f"publish {name}", f"{entry['tag']} is {entry['stage']}", monotonic() - begun, where)
+    figures = {"size_mb": entry["size_bytes"] / 1e6}
+    return Row(f"publish {name}", f"{entry['tag']} is {entry['stage']}", seconds, where, figures)
 
 
 def _manifest(directory: Path) -> dict[str, Any]:

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from runtime.backends.fake import byte_tokenizer
+from runtime.manifest import Kind
 from tests.e2e.serving_process import ROOT, Server, environment, publish, serve
 
 pytestmark = pytest.mark.e2e
@@ -45,8 +47,8 @@ def shell(script: str, home: Path, cwd: Path) -> str:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
-    publish(home, "matching", "matching")
-    publish(home, "generation", "generation")
+    for kind in get_args(Kind):
+        publish(home, kind, kind)
     return home
 
 
@@ -60,6 +62,7 @@ def test_the_api_answers_the_readmes_calls(server: Server, home: Path) -> None:
     script = commands("The API").replace("localhost:3000", f"127.0.0.1:{server.port}").replace("curl ", "curl -f ")
     printed = shell(script, home, ROOT)
     assert printed.count('"results"') == 2
+    assert printed.count('"embedding":[') == 2
     assert printed.rstrip().endswith("data: [DONE]")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from runtime.backends.fake import write_fake_artifact
+from runtime.backends.fake import FAKE_DIMENSIONS, write_fake_artifact
 from runtime.manifest import Kind
 from runtime.store import ModelStore
 from tests.e2e.serving_process import BENTOML, ROOT, Server, environment, serve
@@ -32,6 +32,7 @@ def test_a_bento_serves_what_was_in_production_when_it_was_built(tmp_path: Path)
     home = tmp_path / "home"
     packed = [
         ("matching", publish(home, tmp_path / "m1", "matching", 128)),
+        ("embedding", publish(home, tmp_path / "e1", "embedding", 128)),
         ("generation", publish(home, tmp_path / "g1", "generation", 128)),
     ]
     built = subprocess.run(
@@ -51,6 +52,8 @@ def test_a_bento_serves_what_was_in_production_when_it_was_built(tmp_path: Path)
         assert served(server) == packed
         reply = httpx.post(f"{server.url}/v1/match", json={"pairs": [{"text_a": "a", "text_b": "a"}]})
         assert reply.json()["results"][0]["match"] is True
+        reply = httpx.post(f"{server.url}/v1/embeddings", json={"input": ["a", "b"]})
+        assert [len(item["embedding"]) for item in reply.json()["data"]] == [FAKE_DIMENSIONS] * 2
         reply = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 3})
         assert reply.json()["usage"]["completion_tokens"] == 3
 
@@ -61,6 +64,8 @@ def test_a_bento_serves_what_was_in_production_when_it_was_built(tmp_path: Path)
         place = model.replace(":", "/")
         shutil.copytree(home / "models" / place, image / "models" / place)
     with serve(tmp_path / "nothing", str(image), cwd=tmp_path, SLUICE_MATCHING_MODEL=packed[0][1]) as server:
-        assert served(server) == [(packed[0][1], packed[0][1]), packed[1]]
+        assert served(server) == [(packed[0][1], packed[0][1]), *packed[1:]]
         reply = httpx.post(f"{server.url}/v1/match", json={"pairs": [{"text_a": "a", "text_b": "a"}]})
         assert reply.status_code == 200
+        reply = httpx.post(f"{server.url}/v1/embeddings", json={"input": "a"})
+        assert reply.json()["model"] == "embedding"
