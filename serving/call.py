@@ -57,6 +57,7 @@ class Call:
         "id",
         "items",
         "model",
+        "output_tokens",
         "queue_s",
         "receive",
         "received",
@@ -65,6 +66,7 @@ class Call:
         "status",
         "tag",
         "tokenize_s",
+        "tokenized",
         "tokens",
         "trace_id",
         "unread",
@@ -84,8 +86,9 @@ class Call:
         self.unread = False  # there may be more of the body to come
         self.route = "unmatched"
         self.model = self.tag = ""
-        self.items = self.tokens = self.status = 0
+        self.items = self.tokens = self.output_tokens = self.status = 0  # output_tokens of tokens were generated
         self.tokenize_s = self.queue_s = self.compute_s = 0.0
+        self.tokenized = 0.0  # when that was done, and the queue began
         self.started = False
         self.error = ""
         for name, value in headers:
@@ -118,6 +121,11 @@ class Call:
                 param="X-Request-Deadline-Ms",
             )
         return self.received + int(text) / 1000
+
+    def end_tokenizing(self, begun: float) -> None:
+        """Texts are token ids now, since `begun` on `time.monotonic()`; a request may come here twice."""
+        self.tokenized = time.monotonic()
+        self.tokenize_s += self.tokenized - begun
 
     def server_timing(self) -> bytes:
         """The stages so far, in ms."""

@@ -73,6 +73,7 @@ class Running:
                     raise event
                 if isinstance(event, Finish):
                     self.call.tokens = event.prompt_tokens + event.completion_tokens
+                    self.call.output_tokens = event.completion_tokens
                     self.call.queue_s, self.call.compute_s = event.queue_s, event.prefill_s + event.decode_s
                 yield event
                 if isinstance(event, Finish):
@@ -101,7 +102,7 @@ async def start(room: Room, call: Call, request: CompletionRequest) -> Running:
     else:
         ids = engine.encode(request.prompt)
     call.tokens = len(ids)
-    call.tokenize_s = time.monotonic() - begun
+    call.end_tokenizing(begun)
     room.metrics.tokenized(served.id, call.tokenize_s)
     arrivals = Arrivals()
     ticket = engine.submit(ids, sampling(request), arrivals.sink, deadline=deadline)

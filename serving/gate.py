@@ -18,6 +18,7 @@ from serving.errors import Unauthorized, error_answer, status_of
 from serving.lifecycle import Lifecycle
 from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.tracing import open_tracing
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("sluice.access")
@@ -46,6 +47,7 @@ class Gate:
         self._settings = settings
         self._metrics = metrics
         self._lifecycle = lifecycle
+        self._tracing = open_tracing(settings.traces_exporter)
         # Digests have one length, so a comparison's time says nothing about a key.
         self._keys = [_digest(key.get_secret_value().encode()) for key in settings.api_keys]
 
@@ -92,6 +94,11 @@ class Gate:
             self._lifecycle.in_flight -= work
             self._account(call, scope, path)
             call.release()
+
+    def close(self) -> None:
+        """No more requests come: send the spans that were not sent yet."""
+        if self._tracing is not None:
+            self._tracing.close()
 
     def _admit(self, call: Call, path: str) -> None:
         """Raises Unauthorized unless the request carries one of the keys, or needs none."""
@@ -151,6 +158,8 @@ class Gate:
         self._metrics.request(call.route, status, call.model, total_s)
         if status == 499 and not call.model:
             self._metrics.left("", "receiving")
+        if self._tracing is not None and path not in PROBES:
+            self._tracing.record(call, scope, status)
         if not self._settings.access_log or path in PROBES:
             return
         line = {

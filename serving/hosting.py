@@ -39,6 +39,7 @@ from serving.gate import App, Gate
 from serving.room import Room, log_to_stdout
 from serving.schemas import CompletionRequest, MatchRequest, MatchResponse, PairIn, RerankRequest, RerankResponse
 from serving.settings import Settings, SettingsRefused, misspelt, read_settings
+from serving.tracing import exporter_class
 
 # BentoML's own access log, metrics and time-out stand in front of its typed routes only; ours cover those as well.
 HOSTING: dict[str, Any] = {
@@ -169,13 +170,17 @@ class Hosted:
     def prepare() -> None:
         """Runs once, before the workers start: refuse bad settings, make room for the metrics."""
         with refusals():
-            read_settings(os.environ)
+            settings = read_settings(os.environ)
+            if settings.traces_exporter != "none":
+                exporter_class(settings.traces_exporter)
         make_metrics_directory()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
-        """Finish what the engines run."""
+        """Finish what the engines run, send the last spans."""
         self.room.close()
+        if self.service.gate is not None:
+            self.service.gate.close()
 
 
 class MatchingMethods(Hosted):

@@ -6,13 +6,18 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from runtime.contract import Limits
 
 PREFIX = "SLUICE_"
+# Fields whose variable OpenTelemetry's specification names. Its default is otlp; here an endpoint must be set for that.
+# What concerns the spans themselves (endpoint, headers, sampler, service name) is read by its SDK.
+STANDARD = {"traces_exporter": "OTEL_TRACES_EXPORTER"}
+OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+TRACES_DISABLED = "OTEL_SDK_DISABLED"
 _LIMITS = Limits()
 
 
@@ -25,11 +30,12 @@ def _split(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
+TracesExporter = Literal["none", "otlp", "console"]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
 
 
 class Settings(BaseModel):
-    """The serving room's settings; the variable of a field is SLUICE_ and its name in capitals."""
+    """The serving room's settings. The variable of a field is in STANDARD, or SLUICE_ and its name in capitals."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -89,6 +95,11 @@ class Settings(BaseModel):
         30, ge=0, description="After SIGTERM, keep answering at most this long while requests run; then stop listening."
     )
     access_log: bool = Field(True, description="One JSON line on stdout for each request that is not a probe.")
+    traces_exporter: TracesExporter = Field(
+        "none",
+        description="Where spans go: none, otlp (http/protobuf) or console. An OTLP endpoint in the environment means "
+        "otlp; OTEL_SDK_DISABLED=true means none.",
+    )
 
     @field_validator("api_keys")
     @classmethod
@@ -119,16 +130,20 @@ class Settings(BaseModel):
 
 def variable(field: str) -> str:
     """The environment variable of a field."""
-    return PREFIX + field.upper()
+    return STANDARD.get(field, PREFIX + field.upper())
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Settings from SLUICE_* variables; an empty one counts as not set. Raises SettingsRefused."""
+    """Settings from the environment; an empty variable counts as not set. Raises SettingsRefused."""
     given = {
         field: environ[variable(field)].strip()
         for field in Settings.model_fields
         if environ.get(variable(field), "").strip()
     }
+    if environ.get(TRACES_DISABLED, "").strip().lower() == "true":
+        given["traces_exporter"] = "none"
+    elif any(environ.get(name, "").strip() for name in OTLP_ENDPOINTS):
+        given.setdefault("traces_exporter", "otlp")
     try:
         return Settings.model_validate(given)
     except ValidationError as error:

@@ -91,7 +91,7 @@ async def tokenised(room: Room, call: Call, characters: int, tokenise: Callable[
     """What `tokenise` gives, made in a thread where that takes long, and timed."""
     begun = time.monotonic()
     done = await asyncio.to_thread(tokenise) if characters > INLINE_CHARACTERS else tokenise()
-    call.tokenize_s += time.monotonic() - begun
+    call.end_tokenizing(begun)
     room.metrics.tokenized(call.model, call.tokenize_s)
     return done
 

@@ -42,11 +42,29 @@ def test_values_are_read() -> None:
         ("SLUICE_MATCHING_MODEL", ","),
         ("SLUICE_ACCESS_LOG", "perhaps"),
         ("SLUICE_TARGET_WAIT_S", "-1"),
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(SettingsRefused, match=f"^{name} is '{value}': "):
         read_settings({name: value})
+
+
+@pytest.mark.parametrize(
+    ("environ", "exporter"),
+    [
+        ({"OTEL_SERVICE_NAME": "x"}, "none"),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, "otlp"),
+        ({"OTEL_TRACES_EXPORTER": "console", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"}, "console"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"}, "otlp"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c", "OTEL_SDK_DISABLED": "false"}, "otlp"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_TRACES_EXPORTER": "none"}, "none"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_SDK_DISABLED": "True"}, "none"),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, "none"),
+    ],
+)
+def test_spans_are_asked_for_by_the_standard_variables(environ: dict[str, str], exporter: str) -> None:
+    assert read_settings(environ).traces_exporter == exporter
 
 
 def test_a_bad_key_is_refused_without_being_shown() -> None:
