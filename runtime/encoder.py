@@ -29,7 +29,7 @@ from runtime.contract import (
     Result,
     Silent,
 )
-from runtime.errors import BackendFailed, SluiceError
+from runtime.errors import BackendFailed, NotReady, SluiceError
 from runtime.manifest import Manifest
 from runtime.packing import pack
 from runtime.pending import Sink
@@ -60,6 +60,7 @@ class EncoderEngine(ABC):
         self._threads = threads or len(os.sched_getaffinity(0))
         self._observer = observer or Silent()
         self._scheduler: Scheduler | None = None
+        self._closed = False
 
     @abstractmethod
     def prepare(
@@ -99,7 +100,10 @@ class EncoderEngine(ABC):
         return self._scheduler.load() if self._scheduler else Load(0, 0, 0, 0, 0.0)
 
     def warm_up(self) -> None:
-        """Run real shapes, so that the first request pays for nothing and the cost of a batch is known."""
+        """Run real shapes, so that the first request pays for nothing and the cost of a batch is known.
+
+        Raises what the backend raises.
+        """
 
         def batch(rows: int, length: int) -> list[Encoded]:
             length = min(length, self.manifest.max_tokens)
@@ -110,9 +114,12 @@ class EncoderEngine(ABC):
         self._running().warm_up([batch(*shape) for shape in WARM_UP_SHAPES])
 
     def close(self) -> None:
-        """Finish what is queued and end the threads."""
+        """Refuse new work, finish what is queued, end the threads."""
+        self._closed = True
         if self._scheduler:
             self._scheduler.close()
+            # It holds this engine: without the cycle, the weights go as soon as nobody uses them.
+            self._scheduler = None
 
     def _whole(self, items: Sequence[Encoded], progress: Callable[[int], None] | None) -> list[Result | SluiceError]:
         results: list[Result | SluiceError] = [BackendFailed("not computed")] * len(items)
@@ -130,6 +137,8 @@ class EncoderEngine(ABC):
 
     def _running(self) -> Scheduler:
         # Made on first use: evaluation and batch never need its threads.
+        if self._closed:
+            raise NotReady("The engine is closed; load the model again.")
         if self._scheduler is None:
             self._scheduler = Scheduler(
                 self._compute, self.limits, self._threads, self._observer, partial(self._compute, alone=True)

@@ -186,14 +186,20 @@ class GenerationEngine:
             )
 
     def warm_up(self) -> None:
-        """Run every batch width once, so that the first request pays for nothing and the rate is known."""
+        """Run every batch width once, so that the first request pays for nothing and the rate is known.
+
+        Raises BackendFailed.
+        """
         start = self.encode("")[:1] if self._shape.bos_token_id is not None or self._shape.eos_token_ids else [0]
         done: queue.SimpleQueue[Event] = queue.SimpleQueue()
         count = min(self.slots, self.limits.max_items)
         for _ in range(count):
             self.submit(start, Sampling(max_tokens=min(4, self.context - 1), temperature=0), done.put)
         while count:
-            count -= not isinstance(done.get(), Token)
+            event = done.get()
+            count -= not isinstance(event, Token)
+            if isinstance(event, SluiceError):
+                raise event
 
     def close(self) -> None:
         """Refuse new work, finish what runs and waits, end the thread."""

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runtime.contract import Observer
 from runtime.encoder import EncoderEngine
-from runtime.errors import ArtifactRefused, ModelNotFound
+from runtime.errors import ArtifactRefused, ModelNotFound, SluiceError
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import Kind, read_manifest
@@ -52,6 +52,14 @@ class Served:
     leases: Leases = field(default_factory=Leases)
 
 
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """A reference of the settings, or a name in the store, that leads to no model, and why."""
+
+    name: str
+    error: SluiceError
+
+
 def choose(settings: Settings, kinds: Sequence[Kind], store: ModelStore) -> list[Choice]:
     """The models to serve of `kinds`, from the store, not loaded yet: those that the settings name, else all that are
     in production.
@@ -62,20 +70,36 @@ def choose(settings: Settings, kinds: Sequence[Kind], store: ModelStore) -> list
     chosen: list[Choice] = []
     missing: list[str] = []
     for kind in kinds:
-        field = f"{kind}_model"
-        references = getattr(settings, field)
-        if references is not None:
-            chosen += [_named(reference, kind, field, store) for reference in references]
-        elif found := _in_production(kind, store):
-            chosen += found
-        else:
-            remedy = REMEDY.format(name=kind, variable=variable(field))
+        found = look_up(settings, [kind], store)
+        for each in found:
+            if isinstance(each, Unresolved):
+                raise each.error
+            chosen.append(each)
+        if not found:
+            remedy = REMEDY.format(name=kind, variable=variable(f"{kind}_model"))
             missing.append(f"No {kind} model is in production in the store {store.home}. {remedy}")
     if not chosen:
         raise ModelNotFound("\n".join(missing))
     for line in missing:
         logger.warning("%s Its routes answer 400.", line)
     return _distinct(chosen)
+
+
+def look_up(settings: Settings, kinds: Sequence[Kind], store: ModelStore) -> list[Choice | Unresolved]:
+    """What the settings name and the stage pointers mean now, a reference at a time: one that is broken does not hide
+    the others."""
+    found: list[Choice | Unresolved] = []
+    for kind in kinds:
+        references = getattr(settings, f"{kind}_model")
+        if references is None:
+            found += _in_production(kind, store)
+            continue
+        for reference in references:
+            try:
+                found.append(_named(reference, kind, f"{kind}_model", store))
+            except SluiceError as error:
+                found.append(Unresolved(reference, error))
+    return found
 
 
 def _named(reference: str, kind: Kind, field: str, store: ModelStore) -> Choice:
@@ -91,11 +115,18 @@ def _named(reference: str, kind: Kind, field: str, store: ModelStore) -> Choice:
     return Choice(entry.name if reference in STAGES else reference, entry)
 
 
-def _in_production(kind: Kind, store: ModelStore) -> list[Choice]:
+def _in_production(kind: Kind, store: ModelStore) -> Iterator[Choice | Unresolved]:
     """Every production version of `kind`; the one named like the kind comes first and is the default."""
-    staged = [name for name in store.names() if "production" in store.pointers(name).stages]
-    entries = [store.resolve(f"{name}:production") for name in sorted(staged, key=lambda name: (name != kind, name))]
-    return [Choice(entry.name, entry) for entry in entries if entry.manifest.kind == kind]
+    for name in sorted(store.names(), key=lambda name: (name != kind, name)):
+        try:
+            if "production" not in store.pointers(name).stages:
+                continue
+            entry = store.resolve(f"{name}:production")
+        except SluiceError as error:
+            yield Unresolved(name, error)
+            continue
+        if entry.manifest.kind == kind:
+            yield Choice(name, entry)
 
 
 def choose_packed(
@@ -142,7 +173,7 @@ def _distinct(chosen: list[Choice]) -> list[Choice]:
 
 
 def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
-    """Verify, load and warm up one model. Raises ArtifactRefused."""
+    """Verify, load and warm up one model. Raises ArtifactRefused, also when it fails on its first batch."""
     begun = time.monotonic()
     manifest = choice.entry.manifest
     limits = settings.generation_limits() if manifest.kind == "generation" else settings.encoder_limits()
@@ -154,11 +185,16 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
         observer=observer,
     )
     loaded = time.monotonic()
-    engine.warm_up()
+    try:
+        engine.warm_up()
+    except Exception as error:
+        engine.close()
+        raise ArtifactRefused(
+            f"{choice.entry.tag} fails at its warm-up: {error!r}. Publish the model again."
+        ) from error
     what = f"{choice.entry.tag} ({manifest.kind}, {manifest.precision})"
     logger.info("%s: loaded in %.2f s, warmed up in %.2f s", what, loaded - begun, time.monotonic() - loaded)
     threshold = manifest.decision_threshold
-    stages = choice.entry.stages
     return Served(
         id=choice.id,
         tag=choice.entry.tag,
@@ -174,7 +210,8 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
             "kind": manifest.kind,
             "architecture": manifest.architecture,
             "precision": manifest.precision,
-            "stage": "production" if "production" in stages else next(iter(stages), None),
+            "stage": shown_stage(choice.entry.stages),
+            "pending": None,
             "threshold": None if manifest.kind == "generation" else threshold,
             "dimensions": manifest.dimensions,
             "digest": manifest.digest,
@@ -187,8 +224,13 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
     )
 
 
+def shown_stage(stages: Sequence[str]) -> str | None:
+    """The stage that a card tells; a version may hold several."""
+    return "production" if "production" in stages else next(iter(stages), None)
+
+
 class Catalogue:
-    """The served models, found by kind and name."""
+    """The served models, found by kind and name. Never changed: a swap puts another one in its place."""
 
     def __init__(self, served: Sequence[Served]) -> None:
         self.served = tuple(served)
@@ -225,11 +267,6 @@ class Catalogue:
                 param="model",
             )
         return found
-
-    def close(self) -> None:
-        """Finish what runs in every engine."""
-        for model in self.served:
-            model.engine.close()
 
     def _inventory(self) -> str:
         return "served: " + ", ".join(f"{model.id} ({model.kind})" for model in self.served)

@@ -35,6 +35,7 @@ from serving.call import current_call
 from serving.catalogue import Choice, choose, choose_packed
 from serving.embedding_schemas import EmbeddingsRequest, EmbeddingsResponse
 from serving.errors import from_validation, status_of
+from serving.follower import Follower
 from serving.gate import App, Gate
 from serving.room import Room, log_to_stdout
 from serving.schemas import CompletionRequest, MatchRequest, MatchResponse, PairIn, RerankRequest, RerankResponse
@@ -96,7 +97,10 @@ class HostedService(bentoml.Service):  # type: ignore[misc]  # BentoML is not ty
         room: Room = instance.room
         app = create_app(room, metrics_of_all_workers)
         self.gate = Gate(app, self.bento_app, room.settings, room.metrics, room.lifecycle)
-        room.start(asyncio.get_running_loop())
+        # A bento serves what is packed in it, whatever the store's pointers say.
+        follows = self.bento is None and room.settings.follow_s
+        store = ModelStore(store_home(os.environ))
+        room.start(asyncio.get_running_loop(), *([Follower(room, self.inner.kinds, store).run()] if follows else []))
         return instance
 
     def choices(self, settings: Settings) -> list[Choice]:

@@ -23,10 +23,12 @@ class Leases:
         """That request is over."""
         self.held -= 1
         if self.held == 0 and self._then is not None:
-            self._then()
+            then, self._then = self._then, None
+            then()
 
     def when_free(self, then: Callable[[], None]) -> None:
         """The engine is found by no new request: call `then` once, now or when the last lease is given back."""
-        self._then = then
         if self.held == 0:
             then()
+        else:
+            self._then = then

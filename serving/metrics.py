@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,12 @@ METERS = (
         ("model", "stage"),
         "Work dropped while receiving, queued, running; expired.",
     ),
+    Meter(
+        "sluice_swaps_total",
+        "Counter",
+        ("model", "outcome"),
+        "Promotions followed: added, switched, removed; refused: what was served stays.",
+    ),
     Meter("sluice_queued_items", "Gauge", ("model",), "Pairs, or prompts, that wait.", (), "livesum"),
     Meter("sluice_queued_tokens", "Gauge", ("model",), "The same in tokens.", (), "livesum"),
     Meter("sluice_running_items", "Gauge", ("model",), "Pairs, or sequences, in compute.", (), "livesum"),
@@ -77,6 +83,7 @@ METERS = (
 )
 # Metric type -> its method that takes a value.
 RECORD = {"Counter": "inc", "Histogram": "observe", "Gauge": "set"}
+LEVELS = ("sluice_queued_items", "sluice_queued_tokens", "sluice_running_items", "sluice_running_tokens")
 # An engine's event -> the metric that takes it.
 EVENTS = {
     "queue_s": "sluice_queue_wait_seconds",
@@ -142,6 +149,7 @@ class Metrics:
                 options["multiprocess_mode"] = meter.across_workers
             self._meters[meter.name] = makers[meter.kind](meter.name, meter.meaning, meter.labels, **options)
         self._known: dict[tuple[str, ...], Callable[[float], None]] = {}
+        self._levelled: set[str] = set()  # a model that is gone goes back to 0
 
     def recorder(self, name: str, **labels: str) -> Callable[[float], None]:
         """The function that adds to a counter, observes into a histogram or sets a gauge."""
@@ -163,16 +171,23 @@ class Metrics:
         """Count a caller who left before any engine saw the work; the engines count theirs."""
         self._record(("sluice_cancelled_total", model, stage), 1)
 
-    def levels(self, served: tuple[Served, ...], in_flight: int) -> None:
-        """Set the gauges from what is in flight now."""
+    def swapped(self, model: str, outcome: str) -> None:
+        """Count a promotion that was followed, or refused."""
+        self._record(("sluice_swaps_total", model, outcome), 1)
+
+    def levels(self, served: Iterable[Served], in_flight: int) -> None:
+        """Set the gauges from what is in flight now. During a swap, an id has two engines, which are added up."""
         highest = 0.0
+        totals: dict[str, list[int]] = {model: [0, 0, 0, 0] for model in self._levelled}
         for model in served:
             load = model.engine.load()
-            self._record(("sluice_queued_items", model.id), load.queued_items)
-            self._record(("sluice_queued_tokens", model.id), load.queued_tokens)
-            self._record(("sluice_running_items", model.id), load.running_items)
-            self._record(("sluice_running_tokens", model.id), load.running_tokens)
+            each = (load.queued_items, load.queued_tokens, load.running_items, load.running_tokens)
+            totals[model.id] = [a + b for a, b in zip(totals.get(model.id, [0] * 4), each, strict=True)]
             highest = max(highest, load.saturation)
+        self._levelled |= totals.keys()
+        for id, values in totals.items():
+            for name, value in zip(LEVELS, values, strict=True):
+                self._record((name, id), value)
         self._record(("sluice_saturation",), highest)
         self._record(("sluice_requests_in_flight",), in_flight)
 

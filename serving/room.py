@@ -1,12 +1,13 @@
-"""What the routes of a worker share, and the one way to open and close it."""
+"""What the routes of a worker share, and the one way to open, change and close it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from runtime.manifest import Kind
 from serving.call import Call
@@ -16,6 +17,7 @@ from serving.mailbox import Mailbox
 from serving.metrics import EngineObserver, Metrics
 from serving.settings import Settings
 
+logger = logging.getLogger(__name__)
 # Gauges are set this often: with several workers, a scrape reaches only one of them, and the others' must be fresh.
 LEVELS_EVERY_S = 1.0
 # How long a thread may keep the interpreter from one that waits for it. An engine thread that comes back from a batch
@@ -25,14 +27,16 @@ SWITCH_S = 0.0005
 
 @dataclass(slots=True)
 class Room:
-    """Settings, loaded models, metrics and state of one worker."""
+    """Settings, loaded models, metrics and state of one worker. `retiring`: models that are found no more, and whose
+    last requests still run."""
 
     settings: Settings
     catalogue: Catalogue
     metrics: Metrics
     lifecycle: Lifecycle
+    retiring: list[Served] = field(default_factory=list)
     _mailbox: Mailbox | None = field(default=None)
-    _ticker: asyncio.Task[None] | None = field(default=None)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @classmethod
     def open(cls, choices: Sequence[Choice], settings: Settings) -> Room:
@@ -44,17 +48,19 @@ class Room:
             observer.listening = True
         return cls(settings, catalogue, metrics, Lifecycle(settings.drain_notice_s, settings.drain_timeout_s))
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Keep the gauges fresh and drain on SIGTERM, from now on."""
+    def start(self, loop: asyncio.AbstractEventLoop, *background: Coroutine[Any, Any, None]) -> None:
+        """Keep the gauges fresh, drain on SIGTERM and run `background`, from now on."""
         sys.setswitchinterval(SWITCH_S)
         self.lifecycle.drain_on_sigterm(loop)
-        self._ticker = loop.create_task(self._tick())
+        for coroutine in (self._tick(), *background):
+            self._spawn(coroutine)
 
     def close(self) -> None:
         """Finish what the engines run."""
-        if self._ticker:
-            self._ticker.cancel()
-        self.catalogue.close()
+        for task in self._tasks:
+            task.cancel()
+        for model in (*self.catalogue.served, *self.retiring):
+            model.engine.close()
 
     def begin(self, call: Call, kinds: Sequence[Kind], name: str | None) -> Served:
         """The model that answers `call`, which keeps it to its end. Raises NotReady, ModelNotFound, WrongKind.
@@ -73,14 +79,34 @@ class Room:
             self._mailbox = Mailbox(loop)
         return self._mailbox
 
+    def serve(self, models: Sequence[Served]) -> None:
+        """From now on these are found, and no others. An engine that is not among them goes on for the requests that
+        hold it, and is closed after the last."""
+        before, self.catalogue = self.catalogue.served, Catalogue(models)
+        kept = {id(model.engine) for model in models}
+        for model in before:
+            if id(model.engine) not in kept:
+                self.retiring.append(model)
+                model.leases.when_free(lambda model=model: self._spawn(self._retire(model)))  # type: ignore[misc]
+
     def set_levels(self) -> None:
         """Set the gauges now."""
-        self.metrics.levels(self.catalogue.served, self.lifecycle.in_flight)
+        self.metrics.levels((*self.catalogue.served, *self.retiring), self.lifecycle.in_flight)
+
+    async def _retire(self, model: Served) -> None:
+        await asyncio.to_thread(model.engine.close)  # waits for the engine's threads
+        self.retiring.remove(model)
+        logger.info("%s is closed", model.tag)
 
     async def _tick(self) -> None:
         while True:
             self.set_levels()
             await asyncio.sleep(LEVELS_EVERY_S)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def log_to_stdout(settings: Settings) -> None:

@@ -316,7 +316,8 @@ class ModelCard(Wire):
     kind: Literal["matching", "embedding", "generation"]
     architecture: str
     precision: str
-    stage: str | None = Field(description="The stage this version held when the worker loaded it.")
+    stage: str | None = Field(description="The stage that this version holds in the store.")
+    pending: str | None = Field(description="The version that is being loaded to replace this one.")
     threshold: float | None
     dimensions: int | None = Field(description="Of an embedding model's vectors.")
     digest: str

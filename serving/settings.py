@@ -88,6 +88,11 @@ class Settings(BaseModel):
     threads: int | None = Field(
         None, gt=0, description="Cores that one engine uses. Empty: all that the server may, shared out to the workers."
     )
+    follow_s: float = Field(
+        1.0,
+        ge=0,
+        description="Look for promotions and rollbacks in the store every so many seconds. 0: only at the start.",
+    )
     drain_notice_s: float = Field(
         0, ge=0, description="After SIGTERM, answer 503 on /readyz for at least this long before connections close."
     )

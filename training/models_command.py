@@ -12,6 +12,11 @@ from runtime.errors import SluiceError
 from runtime.manifest import Kind, verify
 from runtime.store import STAGES, Entry, ModelStore, store_home
 
+FOLLOWED = (
+    "Servers that run on the store {home} look for this every second (SLUICE_FOLLOW_S), load it and switch; "
+    "GET /v1/models tells."
+)
+
 
 def summary(entry: Entry) -> dict[str, Any]:
     """What a script needs to know of a published artifact."""
@@ -113,4 +118,6 @@ def _run(options: argparse.Namespace, store: ModelStore) -> None:
         if options.action == "verify":
             manifest = verify(entry.path)
             text = f"{entry.tag}: {len(manifest.files)} files hold, digest {manifest.digest}"
+    if options.action in {"promote", "rollback"}:
+        text += f"\n{FOLLOWED.format(home=store.home)}"
     print(json.dumps(summary(entry), indent=1) if options.json else text)
