@@ -52,6 +52,7 @@ MEANINGS = {
     400: "Malformed JSON, a value or a field that is not supported, or a model of another kind.",
     401: "No API key, or a wrong one.",
     404: "The model is not served here.",
+    408: "The body did not arrive in time.",
     413: "Too many bytes or items.",
     415: "The body is declared as something else than JSON.",
     422: "Too many tokens.",
@@ -127,7 +128,7 @@ def _add_work(app: FastAPI, room: Room) -> None:
             return EventStream(running, bool(body.stream_options and body.stream_options.include_usage))
         return json_answer(await completions.whole(running))
 
-    every = (400, 401, 404, 413, 415, 429, 500, 503, 504)
+    every = (400, 401, 404, 408, 413, 415, 429, 500, 503, 504)
     streamed: Responses = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
     routes: tuple[tuple[str, Callable[..., Any], type[BaseModel], Responses, str], ...] = (
         ("/v1/match", match, MatchResponse, _errors(*every, 422), "Score pairs of texts"),

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from runtime.errors import Cancelled, InvalidInput, LimitExceeded
+from serving.errors import BodyTooSlow
 from serving.lease import Leases
 
 Message = MutableMapping[str, Any]
@@ -46,6 +47,7 @@ class Call:
     """What is known of a request; filled in on its way and read by metrics, log and Server-Timing at the end."""
 
     __slots__ = (
+        "_body_timeout_s",
         "_deadline_header",
         "_leases",
         "_unasked",
@@ -72,9 +74,12 @@ class Call:
         "unread",
     )
 
-    def __init__(self, headers: list[tuple[bytes, bytes]], receive: Receive) -> None:
+    def __init__(
+        self, headers: list[tuple[bytes, bytes]], receive: Receive, *, body_timeout_s: float | None = None
+    ) -> None:
         self.received = time.monotonic()
         self.receive = receive
+        self._body_timeout_s = body_timeout_s
         self.id = ""
         self.authorization = b""
         self.content_type = b""
@@ -140,7 +145,20 @@ class Call:
         )
 
     async def body(self, limit: int) -> bytes:
-        """The whole body. Raises LimitExceeded above `limit` bytes, declared or not; Cancelled if the client left."""
+        """The whole body.
+
+        Raises LimitExceeded above `limit` bytes, declared or not; BodyTooSlow; Cancelled if the client left.
+        """
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                return await self._whole(limit)
+        except TimeoutError:
+            self.unread = True
+            raise BodyTooSlow(
+                f"The body did not arrive within {self._body_timeout_s:g} s. Send it faster, or in smaller requests."
+            ) from None
+
+    async def _whole(self, limit: int) -> bytes:
         declared = self.content_length
         if declared is not None and declared.isdigit() and int(declared) > limit:
             await self._discard(0 if self._unasked else limit * DISCARD_FACTOR)

@@ -6,6 +6,7 @@ Extends the engine's tree (runtime/errors.py) by what only HTTP can get wrong:
     ├── InvalidInput
     │   ├── MalformedJson         the body is not JSON
     │   └── WrongKind             no model of a kind that this route needs
+    ├── BodyTooSlow               the body did not arrive in time
     ├── UnsupportedMediaType      the body is declared as something else than JSON
     ├── Unauthorized              no key, or a wrong one
     ├── RouteNotFound             no such path
@@ -34,6 +35,11 @@ class MalformedJson(InvalidInput):
 
 class WrongKind(InvalidInput):
     code = "wrong_kind"
+
+
+class BodyTooSlow(SluiceError):
+    code = "body_too_slow"
+    retryable = True
 
 
 class UnsupportedMediaType(SluiceError):
@@ -66,6 +72,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "not_found": (404, "not_found_error"),
     "model_not_found": (404, "not_found_error"),
     "method_not_allowed": (405, REQUEST),
+    "body_too_slow": (408, REQUEST),
     "limit_exceeded": (413, REQUEST),
     "unsupported_media_type": (415, REQUEST),
     "too_many_tokens": (422, REQUEST),

@@ -56,7 +56,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        call = Call(scope["headers"], receive)
+        call = Call(scope["headers"], receive, body_timeout_s=self._settings.body_timeout_s)
         scope[SCOPE_KEY] = call
         path = scope["path"]
         work = path not in PROBES

@@ -80,6 +80,9 @@ class Settings(BaseModel):
     completion_deadline_ms: int = Field(
         300_000, gt=0, description="Deadline of a completion, its whole stream included, in ms."
     )
+    body_timeout_s: float = Field(
+        60, gt=0, description="A request's body must have arrived within so many seconds; later is 408."
+    )
     workers: int = Field(
         1,
         gt=0,

@@ -47,8 +47,10 @@ async def exchange(
     parts: Sequence[bytes] | None = None,
     headers: dict[str, str] | None = None,
     leave: asyncio.Event | None = None,
+    ends: bool = True,
 ) -> Reply:
-    """One request. `parts`: a body sent in these chunks; `leave`: the client goes away when it is set."""
+    """One request. `parts`: a body sent in these chunks; `leave`: the client goes away when it is set; `ends`: whether
+    the last chunk ends the body."""
     sent = {"content-type": "application/json"} if value is not None or parts is not None else {}
     sent |= {name.lower(): each for name, each in (headers or {}).items()}
     chunks = list(parts) if parts is not None else [json.dumps(value).encode() if value is not None else b""]
@@ -71,7 +73,7 @@ async def exchange(
 
     async def receive() -> dict[str, Any]:
         if chunks:
-            return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
+            return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks) or not ends}
         waiters = [asyncio.ensure_future(event.wait()) for event in (done, leave) if event is not None]
         await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
         for waiter in waiters:

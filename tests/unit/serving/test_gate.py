@@ -225,6 +225,17 @@ def test_a_body_that_is_not_read_to_its_end_closes_the_connection(make_app: Make
         assert (reply.headers.get("connection") == "close") is closes
 
 
+def test_a_body_that_does_not_come_is_408(make_app: MakeApp) -> None:
+    app, room = make_app(body_timeout_s=0.05)
+    for parts in ([], [b'{"pairs"']):
+        waiting = asyncio.run(exchange(app, "POST", "/v1/match", parts=parts, ends=False))
+        error = refused(waiting, 408, "body_too_slow")
+        assert error["retryable"] is True
+        assert "0.05 s" in str(error["message"])
+        assert waiting.headers["connection"] == "close"
+    assert room.lifecycle.in_flight == 0
+
+
 def test_a_client_that_leaves_while_it_sends_is_counted(make_app: MakeApp) -> None:
     app, room = make_app()
 
