@@ -27,7 +27,8 @@ Key = tuple[int, int]  # (length in tokens, number of arrival)
 class Request:
     """One caller's items, computed in any order and any company and answered in the caller's order.
 
-    `sink` takes the answer or the error, once. Times are on `time.monotonic()`.
+    `sink` takes the answer or the error, once. `give_up`: when what still waits is not worth starting, because it could
+    not be answered by the `deadline`. Times are on `time.monotonic()`.
     """
 
     __slots__ = (
@@ -37,6 +38,7 @@ class Request:
         "deadline",
         "ended",
         "entered_tokens",
+        "give_up",
         "served_tokens",
         "sink",
         "started",
@@ -44,9 +46,12 @@ class Request:
         "waiting",
     )
 
-    def __init__(self, size: int, sink: Sink, deadline: float | None, submitted: float) -> None:
+    def __init__(
+        self, size: int, sink: Sink, submitted: float, deadline: float | None = None, give_up: float | None = None
+    ) -> None:
         self.sink = sink
         self.deadline = deadline
+        self.give_up = deadline if give_up is None else give_up
         self.submitted = submitted
         self.started: float | None = None
         self.ended = False  # its sink was called, or is about to be
@@ -162,7 +167,7 @@ class Pending:
         return len(waiting)
 
     def expired(self, now: float) -> list[Request]:
-        """Take out the requests whose deadline has passed."""
+        """Take out the requests that are not worth waiting for any more."""
         late = []
         while self._deadlines and self._deadlines[0][0] <= now:
             request = heapq.heappop(self._deadlines)[2]
@@ -172,8 +177,8 @@ class Pending:
         return late
 
     def _wait(self, request: Request, work: Work) -> None:
-        if not request.waiting and request.deadline is not None:
-            heapq.heappush(self._deadlines, (request.deadline, next(self._ties), request))
+        if not request.waiting and request.give_up is not None:
+            heapq.heappush(self._deadlines, (request.give_up, next(self._ties), request))
             if len(self._deadlines) > KEPT_DEADLINES + 2 * len(self):
                 # Mostly of requests that were answered in time: let go of them.
                 self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]

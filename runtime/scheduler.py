@@ -31,6 +31,9 @@ WINDOW_BATCHES = 12
 # What a request needs is an estimate: it is let in when so many times that is left until its deadline. A refusal at
 # once is worth more than an answer that comes too late.
 DEADLINE_MARGIN = 1.5
+# What waits is given up so many best batches before its deadline, at most this share of its time: then it is refused in
+# time, and what is begun is finished in time.
+GIVE_UP_BATCHES, GIVE_UP_SHARE = 3, 0.15
 Compute = Callable[[Sequence[Encoded]], Sequence[Result]]
 
 
@@ -88,7 +91,8 @@ class Scheduler:
 
         Raises Overloaded (with when to come back) or NotReady; never waits.
         """
-        request = Request(len(items), sink, deadline, time.monotonic())
+        now = time.monotonic()
+        request = Request(len(items), sink, now, deadline, self._give_up(now, deadline))
         complete = not items
         joined = hits = 0
         with self._changed:
@@ -197,6 +201,12 @@ class Scheduler:
     def _seconds(self, tokens: int) -> float:
         return tokens / (self._tokens_per_s * len(self._workers)) if self._tokens_per_s else 0.0
 
+    def _give_up(self, now: float, deadline: float | None) -> float | None:
+        if deadline is None:
+            return None
+        batch_s = self._cost.fixed_s + self._cost.token_s * self._budget()
+        return deadline - max(0.0, min(GIVE_UP_BATCHES * batch_s, GIVE_UP_SHARE * (deadline - now)))
+
     def _budget(self) -> int:
         return int(min(self._cost.budget_tokens, self._limits.batch_tokens))
 
@@ -275,18 +285,29 @@ class Scheduler:
         return batch, alone, waited
 
     def _expire(self) -> None:
-        """End the requests whose deadline has passed: nobody waits for their answer any more."""
+        """End the requests that wait in vain: too late already, or too late by the time they would be computed."""
         now = time.monotonic()
         for request in self._pending.expired(now):
             request.ended = True
             assert request.deadline is not None
-            late_ms = (now - request.deadline) * 1000
+            left_ms = (request.deadline - now) * 1000
+            if left_ms > 0:
+                tokens = self._pending.tokens + self._running_tokens
+                self._observer.observe("shed", 1)
+                request.sink(
+                    Overloaded(
+                        f"Overloaded: the request waited {(now - request.submitted) * 1000:.0f} ms, and its deadline "
+                        f"leaves {left_ms:.0f}. Retry later or allow more time.",
+                        retry_after_s=self._seconds(tokens),
+                    )
+                )
+                continue
+            self._observer.observe("cancelled", 1, stage="expired")
             request.sink(
                 DeadlineExceeded(
-                    f"The deadline passed {late_ms:.0f} ms ago while the request was queued; allow more time."
+                    f"The deadline passed {-left_ms:.0f} ms ago while the request was queued; allow more time."
                 )
             )
-            self._observer.observe("cancelled", 1, stage="expired")
 
 
 class Cache:

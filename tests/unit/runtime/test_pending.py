@@ -21,7 +21,7 @@ def item(first: int, length: int) -> Encoded:
 
 
 def request(size: int, deadline: float | None = None) -> Request:
-    return Request(size, lambda _: None, deadline, 0.0)
+    return Request(size, lambda _: None, 0.0, deadline)
 
 
 @given(

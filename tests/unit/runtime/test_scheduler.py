@@ -217,6 +217,24 @@ def test_a_failure_is_not_kept(gate: Gate, events: Events) -> None:
     scheduler.close()
 
 
+def test_what_would_be_too_late_when_computed_is_refused_in_time(
+    scheduler: Scheduler, gate: Gate, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("runtime.scheduler.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    occupy(scheduler, gate)
+    waiting = submit(scheduler, [item(2)], 101.0)
+    scheduler._cost.fixed_s = scheduler._cost.token_s = 0.001
+    late = submit(scheduler, [item(3)], 101.0)
+    clock[0] = 100.95
+    gate.open.set()
+    with pytest.raises(Overloaded, match="its deadline leaves 50"):
+        late.future.result(10)
+    # The cost was not known when this one came: nothing is held back from it.
+    assert isinstance(waiting.future.result(10).items[0], PairResult)
+    assert events.count("shed") == 1
+
+
 def test_a_deadline_is_seen_behind_an_older_item_that_has_none(scheduler: Scheduler, gate: Gate) -> None:
     occupy(scheduler, gate)
     patient = submit(scheduler, [item(2, 30)])
