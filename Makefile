@@ -33,7 +33,7 @@ demo: setup  ## everything once, for real, on bundled data
 
 serve: setup  ## the server on PORT, making the models first if the store has none
 	@$(RUN) -m demo models --if-missing
-	@exec $(VENV)/bin/bentoml serve --host $(HOST) --port $(PORT)
+	@exec $(VENV)/bin/bentoml serve --host $(HOST) --port $(PORT) --timeout-keep-alive 75
 
 test: setup $(CHECKOV) browser wrk  ## the whole test suite
 	@$(RUN) -m pytest

@@ -47,7 +47,8 @@ def sluice(artifact: Path, name: str, scratch: Path, tuning: str = "defaults", *
         name,
         read_manifest(artifact).precision,
         tuning,
-        lambda port: [BENTOML, "serve", *LOOPBACK, str(port)],
+        # As infra/templates/service.yaml does: clients keep connections longer than the 5 s of the server by default.
+        lambda port: [BENTOML, "serve", *LOOPBACK, str(port), "--timeout-keep-alive", "75"],
         # Every contestant does its work and nothing else: no log line a request.
         {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "SLUICE_ACCESS_LOG": "false", **environ},
         "/readyz",
