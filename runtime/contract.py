@@ -37,6 +37,14 @@ class Encoded:
     ids: tuple[int, ...]
     type_ids: tuple[int, ...]
     dropped_tokens: int = 0  # cut off to fit the model's limit
+    # Worked out once, where texts are tokenised: the queue looks every item up several times.
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.ids, self.type_ids, self.dropped_tokens)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __len__(self) -> int:
         return len(self.ids)

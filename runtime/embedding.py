@@ -3,6 +3,7 @@ arXiv:1908.10084). A text that occurs in several pairs of a request is computed 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -74,7 +75,7 @@ def normalised(vectors: F32) -> F32:
 
 def cosine(a: F32, b: F32) -> float:
     """Of two vectors (D,), in [-1, 1]; 0 where one is all zeros."""
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    norms = math.sqrt(float(a @ a) * float(b @ b))
     return min(1.0, max(-1.0, float(a @ b) / norms)) if norms else 0.0
 
 

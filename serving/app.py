@@ -22,7 +22,17 @@ from serving.embedding_schemas import EmbeddingsRequest, EmbeddingsResponse
 from serving.errors import MethodNotAllowed, RouteNotFound
 from serving.gate import Internal
 from serving.room import Room
-from serving.route import Answer, LeanApp, call_of, json_answer, refusal, written_answer
+from serving.route import (
+    INLINE_BYTES,
+    VALUES_AN_ITEM,
+    Answer,
+    LeanApp,
+    call_of,
+    json_answer,
+    long_json_answer,
+    refusal,
+    written_answer,
+)
 from serving.schemas import (
     CompletionRequest,
     CompletionResponse,
@@ -88,6 +98,7 @@ def create_app(room: Room, metrics_text: Callable[[], bytes] | None = None) -> F
         redirect_slashes=False,
     )
     app.state.max_body_bytes = room.settings.max_body_bytes
+    app.state.max_values = VALUES_AN_ITEM * room.settings.max_items
     _add_work(app, room)
     _add_models(app, room)
     _add_probes(app, room, metrics_text or room.metrics.text)
@@ -112,7 +123,10 @@ def _add_work(app: FastAPI, room: Room) -> None:
 
     async def rerank(request: Request, body: RerankRequest) -> Response:
         """Order documents by their relevance to a query, in the shape of Cohere's and Jina's rerank."""
-        return json_answer(await matching.rerank(room, call_of(request), body))
+        answer = await matching.rerank(room, call_of(request), body)
+        if body.return_documents and sum(map(len, body.documents)) > INLINE_BYTES:
+            return await long_json_answer(answer)
+        return json_answer(answer)
 
     async def embed(request: Request, body: EmbeddingsRequest) -> Response:
         """Embed texts, in OpenAI's shape. Vectors have length 1, so the cosine of two is their product."""

@@ -150,7 +150,7 @@ def from_validation(error: ValidationError, fields: list[str]) -> InvalidInput:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, default=repr)
+    text = json.dumps(value[:SHOWN_VALUE] if isinstance(value, str | list) else value, default=repr)
     return text if len(text) <= SHOWN_VALUE else f"{text[:SHOWN_VALUE]}…"
 
 

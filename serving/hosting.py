@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import logging
 import os
 import shutil
@@ -91,9 +92,12 @@ class HostedService(bentoml.Service):  # type: ignore[misc]  # BentoML is not ty
 
     def __call__(self) -> Any:
         """The instance of this worker: the models are loaded, then the gate opens. Without a server only the former."""
-        instance = super().__call__()
         if self.bento_app is None:
-            return instance
+            return super().__call__()
+        # What is imported stays: looking through it again and again would hold the event loop for tens of ms. Models
+        # come after that, because one that is swapped out has to go.
+        gc.freeze()
+        instance = super().__call__()
         room: Room = instance.room
         app = create_app(room, metrics_of_all_workers)
         self.gate = Gate(app, self.bento_app, room.settings, room.metrics, room.lifecycle)

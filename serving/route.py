@@ -6,6 +6,7 @@ the body goes from bytes to the endpoint's pydantic model in one step, and every
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 from collections.abc import Callable, Coroutine
@@ -18,12 +19,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from runtime.errors import Cancelled, SluiceError
+from runtime.errors import Cancelled, LimitExceeded, SluiceError
 from serving.call import SCOPE_KEY, Call
 from serving.errors import MalformedJson, UnsupportedMediaType, error_answer, from_validation, status_of
 
 # Made once: `json.dumps` makes an encoder for every call that is not its default.
-to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+to_json = _encoder.encode
+# A longer body is parsed in a thread, and longer texts are written in one: so many bytes take about a millisecond.
+INLINE_BYTES = 64 * 1024
+# What such a body may hold for each item that a request may have: an item has two texts, and names for them.
+VALUES_AN_ITEM = 8
+# A number in a list is parsed about this many times faster than a text, a list or an object.
+NUMBERS_A_VALUE = 16
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -50,6 +58,11 @@ class Silence(Response):
 def json_answer(value: Any) -> Answer:
     """200 with a JSON body."""
     return written_answer(to_json(value))
+
+
+async def long_json_answer(value: Any) -> Answer:
+    """As `json_answer`, for long texts: written in a thread, piece by piece, so that the event loop turns meanwhile."""
+    return await asyncio.to_thread(lambda: written_answer("".join(_encoder.iterencode(value))))
 
 
 def written_answer(text: str, *headers: tuple[bytes, bytes]) -> Answer:
@@ -108,7 +121,8 @@ class LeanRoute(APIRoute):
         model: type[BaseModel] | None = hints.get("body")
         limit: int = 0
         if model is not None:
-            limit = cast(FastAPI, self.dependency_overrides_provider).state.max_body_bytes
+            state = cast(FastAPI, self.dependency_overrides_provider).state
+            limit, most = state.max_body_bytes, state.max_values
             fields = list(model.model_fields)
         named = [name for name in parameters if name not in ("request", "body")]
 
@@ -118,7 +132,11 @@ class LeanRoute(APIRoute):
             try:
                 arguments: dict[str, Any] = {name: request.path_params[name] for name in named}
                 if model is not None:
-                    arguments["body"] = parse(model, fields, call, await call.body(limit))
+                    body = await call.body(limit)
+                    if len(body) <= INLINE_BYTES:
+                        arguments["body"] = parse(model, fields, call, body)
+                    else:
+                        arguments["body"] = await asyncio.to_thread(parse_long, model, fields, call, body, most)
                 response: Response = await endpoint(request=request, **arguments)
                 return response
             except Cancelled as error:
@@ -128,6 +146,27 @@ class LeanRoute(APIRoute):
                 return refusal(call, error)
 
         return handle
+
+
+def parse_long(model: type[BaseModel], fields: list[str], call: Call, body: bytes, most: int) -> BaseModel:
+    """As `parse`. Raises LimitExceeded above `most` values: the parser holds the interpreter until it is done, in a
+    thread or not, and its time grows with the values of a body much more than with its bytes."""
+    if (values := count_values(body, most)) > most:
+        raise LimitExceeded(
+            f"The body has {values} JSON values or more; this server takes {most} in a body of more than "
+            f"{INLINE_BYTES} bytes. Send fewer items at once."
+        )
+    return parse(model, fields, call, body)
+
+
+def count_values(body: bytes, enough: int) -> int:
+    """The texts, names, lists and objects of a JSON text, and a sixteenth of its commas; counting ends at `enough`."""
+    unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    texts = unescaped.count(b'"') // 2
+    if texts > enough:
+        return texts
+    around = b"".join(unescaped.split(b'"')[::2])
+    return texts + around.count(b"[") + around.count(b"{") + around.count(b",") // NUMBERS_A_VALUE
 
 
 def parse(model: type[BaseModel], fields: list[str], call: Call, body: bytes) -> BaseModel:

@@ -20,6 +20,8 @@ from serving.room import Room
 
 # Texts with more characters than this in all are tokenised in a thread: 4000 take about a millisecond.
 INLINE_CHARACTERS = 4_000
+# The results of more pairs than this are joined in a thread: a thousand of a bi-encoder's take several milliseconds.
+INLINE_PAIRS = 256
 # Pairs are scored by both kinds of encoders; where a request names no model, by the first of the first kind.
 PAIR_KINDS: tuple[Kind, ...] = ("matching", "embedding")
 Outcome = PairResult | SluiceError
@@ -77,7 +79,8 @@ async def scored(
         return engine.prepare(pairs, truncate=truncate, side=side, name=name)
 
     prepared = await tokenised(room, call, characters, prepare)
-    return prepared.join(await computed(room, call, served, prepared.items, deadline))
+    results = await computed(room, call, served, prepared.items, deadline)
+    return prepared.join(results) if len(pairs) <= INLINE_PAIRS else await asyncio.to_thread(prepared.join, results)
 
 
 def admitted(room: Room, call: Call, served: Served) -> float:
