@@ -68,6 +68,16 @@ class Ticket:
         """Cache tokens this request may come to need."""
         return len(self.prompt) + self.sampling.max_tokens
 
+    @property
+    def stage(self) -> str:
+        """`queued` until it has a slot, then `running`."""
+        return "running" if self.admitted else "queued"
+
+    def times(self) -> tuple[float, float]:
+        """Seconds in the queue, and since it has a slot, up to now."""
+        now = time.monotonic()
+        return (self.admitted - self.submitted, now - self.admitted) if self.admitted else (now - self.submitted, 0.0)
+
     def cancel(self) -> None:
         """The caller left. The engine notices within one step; nothing more reaches the sink but a Cancelled."""
         self.cancelled = True
@@ -263,13 +273,12 @@ class GenerationEngine:
         with self._changed:
             in_flight = [*self._waiting, *self._running]
         for ticket in in_flight:
-            stage = "queued" if not ticket.admitted else "running"
             if ticket.cancelled:
-                self._observer.observe("cancelled", 1, stage=stage)
+                self._observer.observe("cancelled", 1, stage=ticket.stage)
                 self._leave(ticket, Cancelled("The caller left."))
             elif ticket.deadline is not None and now > ticket.deadline:
                 self._observer.observe("cancelled", 1, stage="expired")
-                late = f"after {ticket.generated} tokens" if ticket.generated else f"while it was {stage}"
+                late = f"after {ticket.generated} tokens" if ticket.generated else f"while it was {ticket.stage}"
                 self._leave(ticket, DeadlineExceeded(f"The deadline passed {late}; allow more time or fewer tokens."))
 
     def _prefill(self, ticket: Ticket) -> None:

@@ -40,15 +40,28 @@ Compute = Callable[[Sequence[Encoded]], Sequence[Result]]
 class Job:
     """A caller's handle on its request."""
 
-    __slots__ = ("_request", "_scheduler")
+    __slots__ = ("_left_in", "_request", "_scheduler")
 
     def __init__(self, scheduler: Scheduler, request: Request) -> None:
         self._request = request
         self._scheduler = scheduler
+        self._left_in = ""  # the stage in which `cancel` found it
+
+    @property
+    def stage(self) -> str:
+        """`queued` while one of its items is, then `running`; of a cancelled one, what it was."""
+        return self._left_in or ("queued" if self._request.waiting else "running")
+
+    def times(self) -> tuple[float, float]:
+        """Seconds in the queue, and in compute since its first item was taken, up to now."""
+        now, request = time.monotonic(), self._request
+        if request.started is None:
+            return now - request.submitted, 0.0
+        return request.started - request.submitted, now - request.started
 
     def cancel(self) -> None:
         """The caller left: queued items are dropped before compute, running ones are finished and thrown away."""
-        self._scheduler.cancel(self._request)
+        self._left_in = self._scheduler.cancel(self._request) or self._left_in
 
 
 class Scheduler:
@@ -124,15 +137,16 @@ class Scheduler:
             self._check_open()
             self._admit(items, tokens, deadline)
 
-    def cancel(self, request: Request) -> None:
-        """Drop the queued items of `request` and end it with Cancelled, unless it is done."""
+    def cancel(self, request: Request) -> str:
+        """Drop the queued items of `request` and end it with Cancelled; returns its stage, "" if it was done."""
         with self._changed:
             if request.ended:
-                return
+                return ""
             request.ended = True
-            queued = self._pending.drop(request)
+            stage = "queued" if self._pending.drop(request) else "running"
         request.sink(Cancelled("The caller left."))
-        self._observer.observe("cancelled", 1, stage="queued" if queued else "running")
+        self._observer.observe("cancelled", 1, stage=stage)
+        return stage
 
     def load(self) -> Load:
         """What is queued and running now."""

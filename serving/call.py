@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 from runtime.errors import Cancelled, InvalidInput, LimitExceeded
 from serving.errors import BodyTooSlow
@@ -43,6 +43,19 @@ async def never() -> Message:
     raise AssertionError("unreachable")
 
 
+class Work(Protocol):
+    """A request as an engine has it."""
+
+    @property
+    def stage(self) -> str:
+        """queued | running."""
+        ...
+
+    def times(self) -> tuple[float, float]:
+        """Seconds in the queue and in compute, up to now."""
+        ...
+
+
 class Call:
     """What is known of a request; filled in on its way and read by metrics, log and Server-Timing at the end."""
 
@@ -71,7 +84,9 @@ class Call:
         "tokenized",
         "tokens",
         "trace_id",
+        "ttft_s",
         "unread",
+        "work",
     )
 
     def __init__(
@@ -93,6 +108,8 @@ class Call:
         self.model = self.tag = ""
         self.items = self.tokens = self.output_tokens = self.status = 0  # output_tokens of tokens were generated
         self.tokenize_s = self.queue_s = self.compute_s = 0.0
+        self.ttft_s = 0.0  # of a completion: from `received` to its first token
+        self.work: Work | None = None  # what an engine has of it
         self.tokenized = 0.0  # when that was done, and the queue began
         self.started = False
         self.error = ""
@@ -131,6 +148,16 @@ class Call:
         """Texts are token ids now, since `begun` on `time.monotonic()`; a request may come here twice."""
         self.tokenized = time.monotonic()
         self.tokenize_s += self.tokenized - begun
+
+    @property
+    def stage(self) -> str:
+        """How far it has come: receiving, queued, running."""
+        return self.work.stage if self.work else "receiving"
+
+    def note_times(self) -> None:
+        """Note how long its work has queued and run until now."""
+        if self.work:
+            self.queue_s, self.compute_s = self.work.times()
 
     def server_timing(self) -> bytes:
         """The stages so far, in ms."""

@@ -66,20 +66,24 @@ class Running:
 
     async def events(self) -> AsyncGenerator[Token | Finish]:
         """Tokens, then the Finish. Raises the SluiceError that ends the stream instead."""
-        event = self.first
+        event, call = self.first, self.call
         try:
             while True:
                 if isinstance(event, SluiceError):
                     raise event
                 if isinstance(event, Finish):
-                    self.call.tokens = event.prompt_tokens + event.completion_tokens
-                    self.call.output_tokens = event.completion_tokens
-                    self.call.queue_s, self.call.compute_s = event.queue_s, event.prefill_s + event.decode_s
-                yield event
-                if isinstance(event, Finish):
+                    call.tokens = event.prompt_tokens + event.completion_tokens
+                    call.output_tokens = event.completion_tokens
+                    call.queue_s, call.compute_s = event.queue_s, event.prefill_s + event.decode_s
+                    yield event
                     return
+                call.output_tokens += 1
+                call.tokens += 1
+                yield event
                 event = await self.arrivals.next()
         finally:
+            if not isinstance(event, Finish):
+                call.note_times()
             self.ticket.cancel()  # does nothing to one that has ended
 
 
@@ -106,15 +110,19 @@ async def start(room: Room, call: Call, request: CompletionRequest) -> Running:
     room.metrics.tokenized(served.id, call.tokenize_s)
     arrivals = Arrivals()
     ticket = engine.submit(ids, sampling(request), arrivals.sink, deadline=deadline)
+    call.work = ticket
     try:
         with call.watched(ticket.cancel):
             first = await arrivals.next()
     except asyncio.CancelledError:
         ticket.cancel()
         raise
+    finally:
+        call.note_times()  # so far: a stream's headers are sent now
     if isinstance(first, SluiceError):
         raise first
-    call.queue_s, call.compute_s = ticket.admitted - ticket.submitted, time.monotonic() - ticket.admitted
+    if isinstance(first, Token):
+        call.ttft_s = time.monotonic() - call.received
     return Running(served, call, ticket, arrivals, first)
 
 

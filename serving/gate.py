@@ -153,11 +153,13 @@ class Gate:
         await send({"type": "http.response.body", "body": body})
 
     def _account(self, call: Call, scope: Scope, path: str) -> None:
-        total_s = time.monotonic() - call.received
         status = call.status or 499
+        if status == 499:
+            call.note_times()  # a typed method may still be on its way to its end
+        total_s = time.monotonic() - call.received
         self._metrics.request(call.route, status, call.model, total_s)
-        if status == 499 and not call.model:
-            self._metrics.left("", "receiving")
+        if status == 499 and call.stage == "receiving":
+            self._metrics.left(call.model, "receiving")
         if self._tracing is not None and path not in PROBES:
             self._tracing.record(call, scope, status)
         if not self._settings.access_log or path in PROBES:
@@ -176,8 +178,12 @@ class Gate:
             "queue_ms": round(call.queue_s * 1000, 2),
             "compute_ms": round(call.compute_s * 1000, 2),
         }
+        if call.ttft_s:
+            line["ttft_ms"] = round(call.ttft_s * 1000, 2)
         if call.error:
             line["error"] = call.error
+        if status == 499:
+            line["stage"] = call.stage
         if call.trace_id:
             line["trace_id"] = call.trace_id
         access_logger.info(json.dumps(line))

@@ -111,6 +111,7 @@ async def computed(
     answer: Answer = loop.create_future()
     mailbox = room.mailbox(loop)
     job = encoder(served).submit(items, lambda outcome: mailbox.post(answer, outcome), deadline=deadline)
+    call.work = job
     late = False
 
     def expire() -> None:
@@ -131,5 +132,6 @@ async def computed(
         raise
     finally:
         timer.cancel()
+        call.note_times()  # of work that has not come to its end; what has says it better
     call.queue_s, call.compute_s = result.queue_s, result.compute_s
     return result.items

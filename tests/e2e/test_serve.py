@@ -297,6 +297,10 @@ def test_a_bentoml_client_that_leaves_ends_its_work(server: Server, http: httpx.
     eventually(lambda: metric(http.get("/metrics").text, name) == 1, within_s=3)
     dropped = 'sluice_cancelled_total{model="slow-matching",stage="queued"}'
     eventually(lambda: metric(http.get("/metrics").text, dropped) == 1, within_s=3)
+    logged = [json.loads(line) for line in server.output().splitlines() if '"/bentoml/match"' in line]
+    (left,) = [line for line in logged if line["status"] == 499]
+    assert (left["items"], left["stage"]) == (8, "queued")
+    assert left["queue_ms"] + left["compute_ms"] <= left["total_ms"] + 0.05  # of rounding
 
 
 # ---------------------------------------------------------------- what the process is
