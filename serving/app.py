@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from serving import completions, embeddings, matching
+from serving import completions, embeddings, matching, tei
 from serving.call import Call
 from serving.embedding_schemas import EmbeddingsRequest, EmbeddingsResponse
 from serving.errors import MethodNotAllowed, RouteNotFound
@@ -44,6 +44,24 @@ from serving.schemas import (
     ModelList,
     RerankRequest,
     RerankResponse,
+    ScoreRequest,
+    ScoreResponse,
+)
+from serving.tei_schemas import (
+    AnyRequest,
+    AnyResponse,
+    EmbedRequest,
+    EmbedResponse,
+    PredictRequest,
+    PredictResponse,
+    SimilarityRequest,
+    SimilarityResponse,
+    TeiError,
+    TeiInfo,
+    TeiRerankRequest,
+    TeiRerankResponse,
+    TokenizeRequest,
+    TokenizeResponse,
 )
 
 Responses = dict[int | str, dict[str, Any]]
@@ -100,6 +118,7 @@ def create_app(room: Room, metrics_text: Callable[[], bytes] | None = None) -> F
     app.state.max_body_bytes = room.settings.max_body_bytes
     app.state.max_values = VALUES_AN_ITEM * room.settings.max_items
     _add_work(app, room)
+    _add_tei(app, room)
     _add_models(app, room)
     _add_probes(app, room, metrics_text or room.metrics.text)
     _add_pages(app, room)
@@ -128,6 +147,10 @@ def _add_work(app: FastAPI, room: Room) -> None:
             return await long_json_answer(answer)
         return json_answer(answer)
 
+    async def score(request: Request, body: ScoreRequest) -> Response:
+        """Score texts, in vLLM's shape."""
+        return json_answer(await matching.score(room, call_of(request), body))
+
     async def embed(request: Request, body: EmbeddingsRequest) -> Response:
         """Embed texts, in OpenAI's shape. Vectors have length 1, so the cosine of two is their product."""
         return written_answer(await embeddings.embeddings(room, call_of(request), body))
@@ -148,6 +171,7 @@ def _add_work(app: FastAPI, room: Room) -> None:
         ("/v1/match", match, MatchResponse, _errors(*every, 422), "Score pairs of texts"),
         ("/v1/rerank", rerank, RerankResponse, _errors(*every, 422), "Order documents by relevance"),
         ("/v2/rerank", rerank, RerankResponse, _errors(*every, 422), "The same, where Cohere's clients look for it"),
+        ("/score", score, ScoreResponse, _errors(*every, 422), "Score texts, where vLLM's clients look for it"),
         ("/v1/embeddings", embed, EmbeddingsResponse, _errors(*every, 422), "Embed texts"),
         ("/v1/completions", complete, CompletionResponse, _errors(*every, 422) | streamed, "Continue a text"),
     )
@@ -160,6 +184,62 @@ def _add_work(app: FastAPI, room: Room) -> None:
             responses=responses,
             summary=summary,
             tags=["Generation" if endpoint is complete else "Matching"],
+        )
+
+
+def _add_tei(app: FastAPI, room: Room) -> None:
+    async def rerank(request: Request, body: TeiRerankRequest) -> Response:
+        """Order texts by their relevance to a query."""
+        return await tei.rerank(room, call_of(request), body)
+
+    async def predict(request: Request, body: PredictRequest) -> Response:
+        """Classify texts or pairs with a cross-encoder."""
+        return await tei.predict(room, call_of(request), body)
+
+    async def similarity(request: Request, body: SimilarityRequest) -> Response:
+        """Compare a text with others by the cosine of their vectors."""
+        return await tei.similarity(room, call_of(request), body)
+
+    async def embed(request: Request, body: EmbedRequest) -> Response:
+        """Embed texts."""
+        return await tei.embed(room, call_of(request), body)
+
+    async def tokenize(request: Request, body: TokenizeRequest) -> Response:
+        """Show the tokens of texts."""
+        return await tei.tokenize(room, call_of(request), body)
+
+    async def any_of_them(request: Request, body: AnyRequest) -> Response:
+        """Answer like /rerank, /similarity, /predict or /embed, whichever takes the body."""
+        return await tei.any_of_them(room, call_of(request), body.root)
+
+    async def info(request: Request) -> Response:
+        """The model that answers first, and the limits."""
+        return json_answer(tei.info(room, call_of(request)))
+
+    routes: tuple[tuple[str, Callable[..., Any], type[BaseModel], str], ...] = (
+        ("/rerank", rerank, TeiRerankResponse, "Order texts by relevance"),
+        ("/predict", predict, PredictResponse, "Classify texts or pairs"),
+        ("/similarity", similarity, SimilarityResponse, "Compare texts"),
+        ("/embed", embed, EmbedResponse, "Embed texts"),
+        ("/tokenize", tokenize, TokenizeResponse, "Show tokens"),
+        ("/", any_of_them, AnyResponse, "One of these, by the body's shape"),
+        ("/info", info, TeiInfo, "What is served"),
+    )
+    errors: Responses = {
+        status: {"model": TeiError, "description": MEANINGS[status]}
+        for status in (400, 413, 415, 422, 429, 500, 503, 504)
+    }
+    errors[424] = {"model": TeiError, "description": "The model failed on a text."}
+    for path, endpoint, answer, summary in routes:
+        app.router.add_api_route(
+            path,
+            endpoint,
+            methods=["GET" if endpoint is info else "POST"],
+            response_model=answer,
+            responses=errors | _errors(401),
+            summary=summary,
+            tags=["text-embeddings-inference"],
+            route_class_override=tei.TeiRoute,
         )
 
 
@@ -261,7 +341,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             answers = operation["responses"]
             if "HTTPValidationError" in str(answers.get("422", "")):
                 del answers["422"]
-            if path.startswith("/v"):
+            if path.startswith(("/v", "/score")) or "text-embeddings-inference" in operation.get("tags", ()):
                 operation["security"] = [{}, {"bearer": []}]
     return document
 
@@ -271,7 +351,9 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     call: Call = call_of(request)
     if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
+        # Starlette names the methods of one route only, and a path may have two.
+        here = {method for route in request.app.routes if route.path == request.url.path for method in route.methods}
+        allow = ", ".join(sorted(here)) or (error.headers or {}).get("Allow", "")
         message = f"{request.method} is not answered on {request.url.path[:200]}; use {allow}."
         return refusal(call, MethodNotAllowed(message, allow=allow))
     return refusal(call, RouteNotFound(f"There is no {request.url.path[:200]} here; see /docs for what there is."))

@@ -5,6 +5,7 @@ Extends the engine's tree (runtime/errors.py) by what only HTTP can get wrong:
     SluiceError
     ├── InvalidInput
     │   ├── MalformedJson         the body is not JSON
+    │   ├── Empty                 no texts on a route of text-embeddings-inference
     │   └── WrongKind             no model of a kind that this route needs
     ├── BodyTooSlow               the body did not arrive in time
     ├── UnsupportedMediaType      the body is declared as something else than JSON
@@ -31,6 +32,10 @@ SHOWN_VALUE = 80  # characters of a caller's value that a message quotes
 
 class MalformedJson(InvalidInput):
     code = "malformed_json"
+
+
+class Empty(InvalidInput):
+    code = "empty"
 
 
 class WrongKind(InvalidInput):
@@ -67,6 +72,7 @@ REQUEST, SERVER = "invalid_request_error", "server_error"
 TABLE: dict[str, tuple[int, str]] = {
     "invalid_input": (400, REQUEST),
     "malformed_json": (400, REQUEST),
+    "empty": (400, REQUEST),
     "wrong_kind": (400, REQUEST),
     "unauthorized": (401, "authentication_error"),
     "not_found": (404, "not_found_error"),
@@ -117,6 +123,11 @@ def describe(error: SluiceError, request_id: str) -> dict[str, Any]:
 def error_answer(error: SluiceError, request_id: str) -> tuple[int, Headers, bytes]:
     """Status, headers and body of an error."""
     body = json.dumps({"error": describe(error, request_id)}).encode()
+    return status_of(error), headers_of(error, body), body
+
+
+def headers_of(error: SluiceError, body: bytes) -> Headers:
+    """Headers of an error's answer."""
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if isinstance(error, Overloaded):
         headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()))
@@ -126,7 +137,7 @@ def error_answer(error: SluiceError, request_id: str) -> tuple[int, Headers, byt
         headers.append((b"www-authenticate", b"Bearer"))
     elif isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))
-    return status_of(error), headers, body
+    return headers
 
 
 def from_validation(error: ValidationError, fields: list[str]) -> InvalidInput:

@@ -76,7 +76,7 @@ class Gate:
             await send(message)
 
         try:
-            self._admit(call, path)
+            self._admit(call, scope["method"], path)
             if self._bento is not None and (path.startswith(BENTO_PREFIX) or path == BENTO_SCHEMA):
                 await self._typed(self._bento, scope, call, answer)
             else:
@@ -100,9 +100,9 @@ class Gate:
         if self._tracing is not None:
             self._tracing.close()
 
-    def _admit(self, call: Call, path: str) -> None:
+    def _admit(self, call: Call, method: str, path: str) -> None:
         """Raises Unauthorized unless the request carries one of the keys, or needs none."""
-        if not self._keys or path in OPEN_PATHS or path.startswith(OPEN_PREFIX):
+        if not self._keys or (path in OPEN_PATHS and method != "POST") or path.startswith(OPEN_PREFIX):
             return
         scheme, _, key = call.authorization.partition(b" ")
         given = _digest(key.strip())

@@ -1,16 +1,18 @@
-"""Match and rerank: a validated request in, the answer as a plain dict out. Both score pairs through one engine."""
+"""Match, rerank and score: a validated request in, the answer as a plain dict out. All score pairs in one way."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from runtime.contract import Pair, PairResult
+from runtime.errors import InvalidInput
 from serving.call import Call
 from serving.catalogue import Served
 from serving.errors import describe
 from serving.room import Room
-from serving.schemas import MatchRequest, RerankRequest
+from serving.schemas import MatchRequest, RerankRequest, ScoreRequest
 from serving.submission import PAIR_KINDS, begin, encoder, scored, tokenised
 
 
@@ -71,6 +73,44 @@ async def rerank(room: Room, call: Call, request: RerankRequest) -> dict[str, An
         "id": call.id,
         "model": served.id,
         "results": (ranked + failed)[: request.top_n],
+        "usage": _usage(call),
+    }
+
+
+async def score(room: Room, call: Call, request: ScoreRequest) -> dict[str, Any]:
+    """Answer /score. Raises InvalidInput where the lists do not go together."""
+    ones, others = request.text_1, request.text_2
+    if len(ones) not in (1, len(others)):
+        raise InvalidInput(
+            f"text_1 has {len(ones)} texts and text_2 {len(others)}; send one of each, one and several, or as many.",
+            param="text_1",
+        )
+    served = begin(room, call, PAIR_KINDS, request.model, len(others), "text_2")
+    pairs = [Pair(ones[index if len(ones) > 1 else 0], other) for index, other in enumerate(others)]
+
+    def name(index: int, part: str) -> str:
+        return f"text_1[{index if len(ones) > 1 else 0}]" if part == "a" else f"text_2[{index}]"
+
+    data: list[dict[str, Any]] = []
+    for index, outcome in enumerate(await scored(room, call, served, pairs, truncate=request.truncate, name=name)):
+        if isinstance(outcome, PairResult):
+            data.append(
+                {
+                    "index": index,
+                    "object": "score",
+                    "score": 2 * outcome.score - 1 if served.kind == "embedding" else outcome.score,
+                    "truncated": outcome.dropped_tokens > 0,
+                    "dropped_tokens": outcome.dropped_tokens,
+                }
+            )
+        else:
+            data.append({"index": index, "error": describe(outcome, call.id)})
+    return {
+        "id": f"score-{call.id}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": served.id,
+        "data": data,
         "usage": _usage(call),
     }
 

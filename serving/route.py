@@ -113,9 +113,11 @@ class LeanApp(FastAPI):
 class LeanRoute(APIRoute):
     """See the module. An endpoint takes the request, and its body where it has one."""
 
+    refuse = staticmethod(refusal)
+
     def get_route_handler(self) -> Handler:
         """The short way, made once."""
-        endpoint, path = self.endpoint, self.path_format
+        endpoint, path, refuse = self.endpoint, self.path_format, self.refuse
         parameters = inspect.signature(endpoint).parameters
         hints = get_type_hints(endpoint)
         model: type[BaseModel] | None = hints.get("body")
@@ -143,7 +145,7 @@ class LeanRoute(APIRoute):
                 call.error, call.status = error.code, status_of(error)
                 return Silence()
             except SluiceError as error:
-                return refusal(call, error)
+                return refuse(call, error)
 
         return handle
 

@@ -181,6 +181,56 @@ class RerankResponse(Wire):
     usage: TokensUsed
 
 
+# ---------------------------------------------------------------- score
+
+
+def _texts(value: Any) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError("a text, or a list of one or more")
+    return texts
+
+
+_SCORE_TEXTS: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
+}
+
+
+class ScoreRequest(Wire):
+    """Texts to score: one with one, one with each of several, or several with as many, in vLLM's shape."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"text_1": "I was charged twice", "text_2": ["Why a double charge?"]}]}
+    )
+    model: ModelId = None
+    text_1: Annotated[list[str], PlainValidator(_texts), WithJsonSchema(_SCORE_TEXTS)]
+    text_2: Annotated[list[str], PlainValidator(_texts), WithJsonSchema(_SCORE_TEXTS)]
+    truncate: bool = Field(
+        True, description="Cut texts that do not fit the model; false answers 422 instead. Not in vLLM's."
+    )
+
+
+class Score(Wire):
+    """One pair's score; `index` is its place in the longer list."""
+
+    index: int
+    object: Literal["score"]
+    score: float = Field(description="Probability of the positive label; a bi-encoder's cosine.")
+    truncated: bool
+    dropped_tokens: int = Field(ge=0, description="Tokens cut off to fit the model.")
+
+
+class ScoreResponse(Wire):
+    """Scores in the order of the texts."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[Score | Failed]
+    usage: TokensUsed
+
+
 # ---------------------------------------------------------------- completions
 
 

@@ -17,7 +17,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import bentoml
+import cohere
 import httpx
+import huggingface_hub
+import numpy as np
 import openai
 import pytest
 from bentoml.exceptions import BentoMLException
@@ -42,6 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("home")
     publish(home, "matching", "matching")
     publish(home, "slow-matching", "matching", latency_s=0.1)
+    publish(home, "embedding", "embedding")
     publish(home, "stories", "generation")
     publish(home, "slow-generation", "generation", latency_s=0.02)
     settings = {
@@ -190,7 +194,13 @@ def client(server: Server) -> openai.OpenAI:
 
 
 def test_openai_client(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["matching", "slow-matching", "stories", "slow-generation"]
+    assert [model.id for model in client.models.list()] == [
+        "matching",
+        "slow-matching",
+        "embedding",
+        "stories",
+        "slow-generation",
+    ]
     whole = client.completions.create(model="stories", prompt="x", max_tokens=20, temperature=0, stop=["no"])
     assert whole.choices[0].text == TALE[1:21]
     assert whole.usage is not None
@@ -224,12 +234,60 @@ def test_openai_client_understands_our_errors(client: openai.OpenAI, server: Ser
         list(slow)
 
 
+def test_openai_client_embeds(client: openai.OpenAI) -> None:
+    texts = ["a b", "b a", "c"]
+    default = client.embeddings.create(model="embedding", input=texts)  # asks for base64 and decodes it
+    plain = client.embeddings.create(model="embedding", input=texts, encoding_format="float")
+    rows = np.array([item.embedding for item in default.data], np.float32)
+    assert rows == pytest.approx(np.array([item.embedding for item in plain.data], np.float32))
+    assert rows @ rows.T == pytest.approx(np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]]), abs=1e-6)
+    assert default.usage.prompt_tokens == 7
+    short = client.embeddings.create(model="embedding", input=[list(b"a b")], dimensions=40)
+    assert len(short.data[0].embedding) == 40
+    with pytest.raises(openai.BadRequestError, match="kind matching"):
+        client.embeddings.create(model="matching", input="a")
+
+
+def test_cohere_clients(server: Server) -> None:
+    documents = ["cat dog", "one two"]
+    second = cohere.ClientV2(api_key=KEY, base_url=server.url)
+    answer = second.rerank(model="matching", query="one two", documents=documents, top_n=1, max_tokens_per_doc=100)
+    assert [(result.index, result.relevance_score > 0.9) for result in answer.results] == [(1, True)]
+    first = cohere.Client(api_key=KEY, base_url=server.url)
+    older = first.rerank(model="embedding", query="one two", documents=documents, return_documents=True)
+    assert [result.index for result in older.results] == [1, 0]
+    assert older.results[0].document is not None
+    assert older.results[0].document.text == "one two"
+    with pytest.raises(cohere.NotFoundError):
+        second.rerank(model="nope", query="a", documents=["b"])
+
+
+def test_hugging_face_client(server: Server) -> None:
+    client = huggingface_hub.InferenceClient(server.url, token=KEY)
+    vectors = client.feature_extraction(["a b", "c"], normalize=False, truncate=True, truncation_direction="left")
+    assert vectors.shape == (2, 64)
+    assert sorted(vectors[0])[-2:] == [1, 1]
+    assert client.feature_extraction("a b").shape == (1, 64)
+    assert client.sentence_similarity("a b", ["b a", "c"]) == pytest.approx([1, 0])
+    # Its type says text, but it sends on a list of pairs, which is what a cross-encoder classifies.
+    classes = client.text_classification([["a b", "b a"]])  # type: ignore[arg-type]
+    assert [each.label for each in classes] == ["same", "different"]
+    posted = huggingface_hub.InferenceClient(f"{server.url}/embed", token=KEY)
+    assert posted.feature_extraction("a b").shape == (1, 64)
+    with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="300 tokens") as refused:
+        client.feature_extraction("a" * 300, truncate=False)
+    assert refused.value.response.status_code == 422
+
+
 def test_bentoml_client(server: Server) -> None:
     with bentoml.SyncHTTPClient(server.url, token=KEY) as client:
         answer = client.match(pairs=PAIR["pairs"], threshold=0.5)
         assert answer["results"][0]["match"] is True
         answer = client.rerank(query="a b", documents=["x", "a b"], top_n=1)
         assert [result["index"] for result in answer["results"]] == [1]
+        answer = client.embed(texts=["a b", "b a"], dimensions=40)
+        assert answer["data"][0]["embedding"] == pytest.approx(answer["data"][1]["embedding"])
+        assert len(answer["data"][0]["embedding"]) == 40
         assert "".join(client.generate(prompt="x", max_tokens=20)) == TALE[1:21]
         with pytest.raises(BentoMLException, match="model 'nope'") as missing:
             client.match(pairs=PAIR["pairs"], model="nope")

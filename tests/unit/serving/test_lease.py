@@ -20,6 +20,7 @@ WORK: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
     ("/v1/match", "slow-matching", {"pairs": PAIRS}, {"pairs": PAIRS * 9}),
     ("/v1/rerank", "slow-matching", {"query": "a", "documents": ["b"]}, {"query": "a", "documents": ["b"] * 9}),
     ("/v2/rerank", "slow-matching", {"query": "a", "documents": ["b"]}, {"query": "a", "documents": ["b"] * 9}),
+    ("/score", "slow-matching", {"text_1": "a", "text_2": "b"}, {"text_1": "a", "text_2": ["b"] * 9}),
     ("/v1/embeddings", "slow-embedding", {"input": "a"}, {"input": ["a"] * 9}),
     ("/v1/completions", "slow-generation", {"prompt": "x"}, {"prompt": "x", "max_tokens": 9999}),
     ("/v1/completions", "slow-generation", {"prompt": "x", "stream": True}, {"prompt": [9999], "stream": True}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serving.gate import Gate
-from serving.schemas import MatchResponse, RerankResponse
+from serving.schemas import MatchResponse, RerankResponse, ScoreResponse
 from tests.unit.serving.asgi import ask, match
 from tests.unit.serving.conftest import MakeApp
 
@@ -178,3 +178,26 @@ def test_a_deadline_that_passes_in_compute_is_504(make_app: MakeApp) -> None:
 def test_a_bad_deadline_is_400(app: Gate, value: str) -> None:
     reply = match(app, ("a", "b"), headers={"X-Request-Deadline-Ms": value})
     assert (reply.status, reply.error["param"]) == (400, "X-Request-Deadline-Ms")
+
+
+@pytest.mark.parametrize(
+    ("ones", "others", "scores"),
+    [("a", "a", [1]), (["a"], ["a", "b"], [1, 0]), ("a", ["b", "a"], [0, 1]), (["a", "b"], ["b", "b"], [0, 1])],
+)
+def test_texts_are_scored_one_to_one_one_to_many_many_to_many(
+    app: Gate, ones: object, others: object, scores: list[int]
+) -> None:
+    for model in ("matching", "embedding"):  # the latter: by the cosine as it is
+        reply = ask(app, "POST", "/score", {"model": model, "text_1": ones, "text_2": others})
+        answer = ScoreResponse.model_validate_json(reply.body)
+        assert [round(item.score) for item in answer.data if not hasattr(item, "error")] == scores  # type: ignore[union-attr]
+        assert answer.model == model
+
+
+def test_texts_that_do_not_go_together_are_400(app: Gate) -> None:
+    for ones, others in ((["a", "b"], ["a"]), (["a"] * 3, ["a"] * 2), ([], "a"), ("a", [])):
+        reply = ask(app, "POST", "/score", {"text_1": ones, "text_2": others})
+        assert reply.status == 400
+        assert reply.error["param"] in ("text_1", "text_2")
+    reply = ask(app, "POST", "/score", {"text_1": "a", "text_2": ["b", "b" * 300], "truncate": False})
+    assert (reply.status, reply.error["param"]) == (422, "text_2[1]")
