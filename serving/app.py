@@ -227,7 +227,7 @@ def _add_tei(app: FastAPI, room: Room) -> None:
     )
     errors: Responses = {
         status: {"model": TeiError, "description": MEANINGS[status]}
-        for status in (400, 413, 415, 422, 429, 500, 503, 504)
+        for status in (400, 408, 413, 415, 422, 429, 500, 503, 504)
     }
     errors[424] = {"model": TeiError, "description": "The model failed on a text."}
     for path, endpoint, answer, summary in routes:
