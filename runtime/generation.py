@@ -341,12 +341,15 @@ class GenerationEngine:
 
     def _finish(self, ticket: Ticket, reason: str) -> None:
         now = time.monotonic()
+        text = ticket.printer.flush()
+        if ticket.printer.stopped:
+            reason = "stop"
         self._observer.observe("finished", 1, reason=reason)
         self._leave(
             ticket,
             Finish(
                 reason=reason,
-                text=ticket.printer.flush(),
+                text=text,
                 prompt_tokens=len(ticket.prompt),
                 completion_tokens=ticket.generated,
                 queue_s=ticket.admitted - ticket.submitted,

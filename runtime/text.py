@@ -205,12 +205,17 @@ class TokenPrinter:
         return self._release(self._held + new)
 
     def flush(self) -> str:
-        """The rest, when the stream ends without a stop string."""
+        """The rest, when the stream ends; ends before a complete stop string and sets `stopped`, as `push` does."""
+        if self.stopped:
+            return ""
         before = self._tokenizer.decode(self._ids[: self._shown_ids], skip_special_tokens=True)
-        rest = self._held + self._tokenizer.decode(self._ids, skip_special_tokens=True)[len(before) :]
-        self._held = ""
+        after = self._tokenizer.decode(self._ids, skip_special_tokens=True)
         self._shown_ids = len(self._ids)
-        return "" if self.stopped else rest
+        # Unfinished characters are shown now, as U+FFFD, and may complete a stop string.
+        final = self._release(self._held + after[len(before) :])
+        rest = final + self._held
+        self._held = ""
+        return rest
 
     def _release(self, text: str) -> str:
         found = [position for stop in self._stop if (position := text.find(stop)) >= 0]

@@ -222,6 +222,17 @@ def test_stop_strings_end_a_stream_and_are_not_shown() -> None:
     engine.close()
 
 
+def test_a_stop_string_that_only_the_end_completes_is_why_it_ended() -> None:
+    first = Sampling(max_tokens=1, temperature=0)
+    # The first byte of a character that never comes is shown as U+FFFD, at the end.
+    prompt = next(chr(start) for start in range(32, 127) if 0xC2 <= alone([start], first)[0] < 0xF5)
+    engine, _ = make()
+    (_, last) = engine.generate(prompt, Sampling(max_tokens=1, temperature=0, stop=("\ufffd",)))
+    engine.close()
+    assert isinstance(last, Finish)
+    assert (last.text, last.reason) == ("", "stop")
+
+
 def test_log_probs_are_those_of_the_logits_and_may_run_beside_streams() -> None:
     engine, backend = make()
     stream = engine.generate("running", Sampling(max_tokens=40))

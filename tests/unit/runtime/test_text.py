@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -36,6 +36,9 @@ def test_pieces_add_up_to_the_text(text: str) -> None:
 
 
 @given(texts, st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=3))
+@example("\ufffd", ["\ufffd"])  # held back until the end, because it may be half a character
+@example("a\ufffd", ["a\ufffd"])
+@example("a\ufffd", ["\ufffdb", "a\ufffdb"])
 def test_a_stop_string_ends_the_text_where_it_first_becomes_complete(text: str, stops: list[str]) -> None:
     pieces, stopped = printed(text, tuple(stops))
     result = "".join(pieces)
