@@ -62,8 +62,10 @@ class EmbeddingEngine(EncoderEngine):
         """Embed a whole list, blocking and deterministic, as `score` does."""
         return cast(list[Embedding | SluiceError], self._whole(self.encode(texts), None))
 
-    def results(self, rows: F32, items: Sequence[Encoded]) -> list[Embedding]:
+    def results(self, rows: F32 | list[F32], items: Sequence[Encoded]) -> list[Embedding]:
         """Pooled vectors (B, D) to embeddings."""
+        if self.limits.cache_items:
+            rows = [row.copy() for row in rows]  # a view that is kept keeps its whole batch
         return [Embedding(row, len(item), item.dropped_tokens) for row, item in zip(rows, items, strict=True)]
 
 

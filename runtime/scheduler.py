@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from runtime.contract import Encoded, Limits, Load, Observer, Result
 from runtime.cost import CostModel
@@ -254,11 +255,11 @@ class Scheduler:
                     complete += [request for request, index in work.claims if request.put(index, result)]
             free_since = ended
             for request in complete:
-                request.sink(request.answer(ended))
-            self._observer.observe("batch_items", len(batch))
-            self._observer.observe("batch_tokens", tokens)
-            self._observer.observe("padding_ratio", 1 - tokens / (max(map(len, rows)) * len(batch)))
-            self._observer.observe("compute_s", ended - begun)
+                safely(request.sink, request.answer(ended))
+            safely(self._observer.observe, "batch_items", len(batch))
+            safely(self._observer.observe, "batch_tokens", tokens)
+            safely(self._observer.observe, "padding_ratio", 1 - tokens / (max(map(len, rows)) * len(batch)))
+            safely(self._observer.observe, "compute_s", ended - begun)
 
     def _take(self) -> tuple[list[Work], bool, bool] | None:
         """The next batch, whether nothing runs or waits beside it, and whether it was waited for.
@@ -295,7 +296,7 @@ class Scheduler:
             self._running_items += len(batch)
             self._running_tokens += sum(len(work.encoded) for work in batch)
         for request in begun:
-            self._observer.observe("queue_s", now - request.submitted)
+            safely(self._observer.observe, "queue_s", now - request.submitted)
         return batch, alone, waited
 
     def _expire(self) -> None:
@@ -307,21 +308,31 @@ class Scheduler:
             left_ms = (request.deadline - now) * 1000
             if left_ms > 0:
                 tokens = self._pending.tokens + self._running_tokens
-                self._observer.observe("shed", 1)
-                request.sink(
+                safely(self._observer.observe, "shed", 1)
+                safely(
+                    request.sink,
                     Overloaded(
                         f"Overloaded: the request waited {(now - request.submitted) * 1000:.0f} ms, and its deadline "
                         f"leaves {left_ms:.0f}. Retry later or allow more time.",
                         retry_after_s=self._seconds(tokens),
-                    )
+                    ),
                 )
                 continue
-            self._observer.observe("cancelled", 1, stage="expired")
-            request.sink(
+            safely(self._observer.observe, "cancelled", 1, stage="expired")
+            safely(
+                request.sink,
                 DeadlineExceeded(
                     f"The deadline passed {-left_ms:.0f} ms ago while the request was queued; allow more time."
-                )
+                ),
             )
+
+
+def safely(call: Callable[..., None], *arguments: Any, **options: Any) -> None:
+    """Call an observer or a sink from a worker: one that fails ends neither the thread nor anybody else's request."""
+    try:
+        call(*arguments, **options)
+    except Exception:
+        logger.exception("%r failed", call)
 
 
 class Cache:

@@ -346,6 +346,22 @@ def test_poison_fails_alone(scheduler: Scheduler, gate: Gate) -> None:
     assert [r.score for r in results if isinstance(r, PairResult)] == [0.002, 0.003, 0.004]
 
 
+def test_a_sink_or_an_observer_that_fails_ends_no_worker(gate: Gate) -> None:
+    class Broken(Events):
+        def observe(self, event: str, value: float, **labels: Any) -> None:
+            if event != "shed":
+                raise RuntimeError("broken")
+
+    def fail(_: object) -> None:
+        raise RuntimeError("broken")
+
+    gate.open.set()
+    scheduler = Scheduler(gate, Limits(), workers=1, observer=Broken())
+    scheduler.submit([item(1)], fail)
+    assert len(submit(scheduler, [item(2)]).future.result(10).items) == 1
+    scheduler.close()
+
+
 def test_close_finishes_what_is_queued_and_refuses_the_rest(gate: Gate, events: Events) -> None:
     scheduler = Scheduler(gate, Limits(), workers=1, observer=events)
     job = submit(scheduler, [item(1)])
