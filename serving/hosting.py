@@ -3,6 +3,9 @@ own objects; service.py composes services from what is here.
 
 BentoML starts the workers, packs the models and answers its typed clients. Every request first reaches our gate,
 outside BentoML's middlewares (docs/adr/0002 says why, with the measurements).
+
+The process that starts the workers imports this module too, only to look at the service. What answers requests
+(FastAPI's app, the modules of the kinds) is therefore imported where it is used: "Cold start" in docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -30,8 +33,6 @@ from pydantic import BaseModel, ValidationError
 from runtime.errors import Cancelled, SluiceError
 from runtime.manifest import Kind, Manifest, verify
 from runtime.store import Entry, ModelStore, store_home
-from serving import completions, embeddings, matching
-from serving.app import create_app
 from serving.call import current_call
 from serving.catalogue import Choice, choose, choose_packed
 from serving.embedding_schemas import EmbeddingsRequest, EmbeddingsResponse
@@ -94,6 +95,8 @@ class HostedService(bentoml.Service):  # type: ignore[misc]  # BentoML is not ty
         """The instance of this worker: the models are loaded, then the gate opens. Without a server only the former."""
         if self.bento_app is None:
             return super().__call__()
+        from serving.app import create_app
+
         # What is imported stays: looking through it again and again would hold the event loop for tens of ms. Models
         # come after that, because one that is swapped out has to go.
         gc.freeze()
@@ -167,7 +170,7 @@ class Hosted:
         log_to_stdout(settings)
         for warning in misspelt(environ):
             logger.warning(warning)
-        logger.info("interpreter and imports took %.2f s", time.time() - psutil.Process().create_time())
+        logger.info("interpreter and imports took %.2f s", age_s(psutil.Process()))
         use_own_metrics_directory(os.getppid())
         # A request's few texts are tokenised on the thread that asks: handing them to a pool costs as much again.
         environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -199,6 +202,8 @@ class MatchingMethods(Hosted):
         self, pairs: list[PairIn], model: str | None = None, truncate: bool = True, threshold: float | None = None
     ) -> MatchResponse:
         """Score pairs, as POST /v1/match does."""
+        from serving import matching
+
         fields = {"pairs": pairs, "model": model, "truncate": truncate, "threshold": threshold}
         with refusals():
             request = checked(MatchRequest, fields)
@@ -214,6 +219,8 @@ class MatchingMethods(Hosted):
         return_documents: bool = False,
     ) -> RerankResponse:
         """Order documents by relevance, as POST /v1/rerank does."""
+        from serving import matching
+
         fields = {"query": query, "documents": documents, "model": model, "top_n": top_n}
         with refusals():
             request = checked(RerankRequest, fields | {"return_documents": return_documents})
@@ -224,6 +231,8 @@ class MatchingMethods(Hosted):
         self, texts: list[str], model: str | None = None, dimensions: int | None = None, truncate: bool = True
     ) -> EmbeddingsResponse:
         """Embed texts, as POST /v1/embeddings does."""
+        from serving import embeddings
+
         fields = {"input": texts, "model": model, "dimensions": dimensions, "truncate": truncate}
         with refusals():
             request = checked(EmbeddingsRequest, fields)
@@ -248,6 +257,8 @@ class GenerationMethods(Hosted):
         stop: list[str] | None = None,
     ) -> AsyncGenerator[str, None]:
         """Stream the text that continues `prompt`, piece by piece."""
+        from serving import completions
+
         fields: dict[str, Any] = {"prompt": prompt, "model": model, "max_tokens": max_tokens, "stop": stop}
         fields |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
         with refusals():
@@ -257,6 +268,12 @@ class GenerationMethods(Hosted):
                 async for event in events:
                     if event.text:
                         yield event.text
+
+
+def age_s(process: psutil.Process) -> float:
+    """Seconds since a process began. psutil takes the time of boot in whole seconds; a difference to that is exact."""
+    began_s: float = process.create_time() - psutil.boot_time()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began_s
 
 
 def checked(model: type[Request], fields: dict[str, Any]) -> Request:

@@ -77,7 +77,10 @@ def start(contestant: Contestant, pair: Pair, log: Path) -> Result:
         family = [parent, *parent.children(recursive=True)]
         return {
             "first_200_s": first_200_s,
-            "phases_s": phases(log.read_text(errors="replace"), worker.create_time() - begun, first_200_s),
+            # Of two processes: psutil's clock may be off by a second from ours, and is the same for both.
+            "phases_s": phases(
+                log.read_text(errors="replace"), worker.create_time() - parent.create_time(), first_200_s
+            ),
             "rss_mb": sum(each.memory_info().rss for each in family) / 2**20,
             "processes": len(family),
             "processes_with_torch": len(mapped(family, TORCH)),
