@@ -8,6 +8,7 @@ name) itself. The provider is our own: the global one belongs to BentoML.
 from __future__ import annotations
 
 import importlib
+import threading
 import time
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ EXPORTERS = {
     "console": ("opentelemetry.sdk.trace.export", "ConsoleSpanExporter"),
 }
 SERVICE = "sluice"
+# At the end spans are sent for so long. A collector that is away must not hold a process that has drained: the SDK
+# would try again for 10 s a batch.
+CLOSE_S = 3.0
 # https://opentelemetry.io/docs/specs/semconv: any other method is _OTHER, because callers may invent them.
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 # Route -> its GenAI operation.
@@ -31,6 +35,7 @@ OPERATIONS = {
     "/v1/completions": "text_completion",
     "/bentoml/generate": "text_completion",
     "/v1/embeddings": "embeddings",
+    "/embed": "embeddings",
     "/bentoml/embed": "embeddings",
 }
 
@@ -68,7 +73,8 @@ class Tracing:
         self._provider = TracerProvider(resource=Resource.create({"service.name": SERVICE, **named}))
         # One line a span: the access log's lines go to the same place.
         options = {"formatter": lambda span: span.to_json(indent=None) + "\n"} if exporter == "console" else {}
-        self._provider.add_span_processor(BatchSpanProcessor(make(**options)))
+        self._exporter = make(**options)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer(SERVICE)
         self._within = trace.set_span_in_context
         self._parent = TraceContextTextMapPropagator().extract
@@ -108,8 +114,11 @@ class Tracing:
         span.end(ended)
 
     def close(self) -> None:
-        """Send what is left; no spans after this."""
+        """Send what is left, as far as CLOSE_S goes; no spans after this."""
+        enough = threading.Timer(CLOSE_S, self._exporter.shutdown)
+        enough.start()
         self._provider.shutdown()
+        enough.cancel()
 
     def _stage(self, request: Span, name: str, begun: int, ended: int) -> None:
         self._tracer.start_span(name, context=self._within(request), start_time=begun).end(ended)

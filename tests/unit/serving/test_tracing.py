@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -129,9 +131,10 @@ def test_completions_carry_the_genai_names(traced: Traced, stream: bool) -> None
     assert attributes["gen_ai.usage.input_tokens"] == total - 3  # type: ignore[operator]
 
 
-def test_embeddings_carry_the_genai_names(traced: Traced) -> None:
+@pytest.mark.parametrize(("path", "value"), [("/v1/embeddings", {"input": "a b"}), ("/embed", {"inputs": "a b"})])
+def test_embeddings_carry_the_genai_names(traced: Traced, path: str, value: dict[str, str]) -> None:
     app, spans = traced
-    ask(app, "POST", "/v1/embeddings", {"input": "a b"})
+    ask(app, "POST", path, value)
     attributes = request_span(spans()).attributes or {}
     assert (attributes["gen_ai.operation.name"], attributes["gen_ai.request.model"]) == ("embeddings", "embedding")
     assert attributes["gen_ai.usage.input_tokens"] == attributes["sluice.tokens"]
@@ -171,6 +174,26 @@ def test_a_client_that_left(traced: Traced) -> None:
     asyncio.run(leave())
     attributes = request_span(spans()).attributes or {}
     assert (attributes["http.response.status_code"], attributes["error.type"]) == (499, "cancelled")
+
+
+def test_a_collector_that_is_away_does_not_hold_the_end(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = threading.Event()
+    sent: list[bool] = []
+
+    class Stuck(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            sent.append(told.wait(20))
+            return SpanExportResult.FAILURE
+
+        def shutdown(self) -> None:
+            told.set()
+
+    monkeypatch.setattr(tracing, "exporter_class", lambda _: Stuck)
+    monkeypatch.setattr(tracing, "CLOSE_S", 0.1)
+    app, _ = make_app(traces_exporter="otlp")
+    match(app, ("a", "b"))
+    app.close()
+    assert sent == [True]
 
 
 def test_an_exporter_that_is_not_installed_is_named(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
