@@ -23,13 +23,12 @@ from serving.errors import MethodNotAllowed, RouteNotFound
 from serving.gate import Internal
 from serving.room import Room
 from serving.route import (
-    INLINE_BYTES,
     VALUES_AN_ITEM,
     Answer,
     LeanApp,
     call_of,
     json_answer,
-    long_json_answer,
+    json_text,
     refusal,
     written_answer,
 )
@@ -143,9 +142,8 @@ def _add_work(app: FastAPI, room: Room) -> None:
     async def rerank(request: Request, body: RerankRequest) -> Response:
         """Order documents by their relevance to a query, in the shape of Cohere's and Jina's rerank."""
         answer = await matching.rerank(room, call_of(request), body)
-        if body.return_documents and sum(map(len, body.documents)) > INLINE_BYTES:
-            return await long_json_answer(answer)
-        return json_answer(answer)
+        characters = sum(map(len, body.documents)) if body.return_documents else 0
+        return written_answer(await json_text(answer, characters))
 
     async def score(request: Request, body: ScoreRequest) -> Response:
         """Score texts, in vLLM's shape."""

@@ -60,9 +60,12 @@ def json_answer(value: Any) -> Answer:
     return written_answer(to_json(value))
 
 
-async def long_json_answer(value: Any) -> Answer:
-    """As `json_answer`, for long texts: written in a thread, piece by piece, so that the event loop turns meanwhile."""
-    return await asyncio.to_thread(lambda: written_answer("".join(_encoder.iterencode(value))))
+async def json_text(value: Any, characters: int) -> str:
+    """JSON of a value with texts of so many characters: long ones are written in a thread, piece by piece, so that the
+    event loop turns meanwhile."""
+    if characters <= INLINE_BYTES:
+        return to_json(value)
+    return await asyncio.to_thread(lambda: "".join(_encoder.iterencode(value)))
 
 
 def written_answer(text: str, *headers: tuple[bytes, bytes]) -> Answer:

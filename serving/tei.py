@@ -6,6 +6,7 @@ results, nor for what was cut: the first fails the request, the second is counte
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from serving.call import Call
 from serving.catalogue import Served
 from serving.errors import Empty, describe, headers_of, status_of
 from serving.room import Room
-from serving.route import Answer, LeanRoute, parse, to_json, written_answer
+from serving.route import Answer, LeanRoute, json_text, parse, to_json, written_answer
 from serving.schemas import Wire
 from serving.submission import PAIR_KINDS, Outcome, admitted, begin, computed, encoder, scored, tokenised
 from serving.tei_schemas import (
@@ -80,7 +81,8 @@ async def rerank(room: Room, call: Call, request: TeiRerankRequest) -> Response:
             rank["text"] = text
     ranks.sort(key=lambda rank: -rank["score"])
     characters = len(request.query) * len(pairs) + sum(map(len, request.texts))
-    return _answer(call, to_json(ranks), characters, results)
+    text = await json_text(ranks, characters if request.return_text else 0)
+    return _answer(call, text, characters, results)
 
 
 async def predict(room: Room, call: Call, request: PredictRequest) -> Response:
@@ -196,20 +198,21 @@ async def any_of_them(room: Room, call: Call, value: dict[str, Any]) -> Response
     """Answer a body that huggingface_hub posts to the server's own URL: by its shape, where that leaves the choice open
     as /embed if an embedding model is served, else as /predict."""
 
-    def read(model: type[Wire]) -> Any:
-        return parse(model, list(model.model_fields), call, to_json(value).encode())
+    async def read(model: type[Wire]) -> Any:
+        # In a thread, because it may be long.
+        return await asyncio.to_thread(lambda: parse(model, list(model.model_fields), call, to_json(value).encode()))
 
     inputs = value.get("inputs")
     if "texts" in value:
-        return await rerank(room, call, read(TeiRerankRequest))
+        return await rerank(room, call, await read(TeiRerankRequest))
     if isinstance(inputs, dict):
-        return await similarity(room, call, read(SimilarityRequest))
+        return await similarity(room, call, await read(SimilarityRequest))
     first = inputs[0] if isinstance(inputs, list) and inputs else None
     pairs = isinstance(first, list) and bool(first) and isinstance(first[0], str)
     embeds = any(model.kind == "embedding" for model in room.catalogue.served)
     if pairs or "parameters" in value or "raw_scores" in value or not embeds:
-        return await predict(room, call, read(PredictRequest))
-    return await embed(room, call, read(EmbedRequest))
+        return await predict(room, call, await read(PredictRequest))
+    return await embed(room, call, await read(EmbedRequest))
 
 
 def _begin(room: Room, call: Call, kinds: Sequence[Kind], items: int, what: str) -> Served:

@@ -91,6 +91,11 @@ REQUESTS: dict[str, tuple[Callable[[], tuple[str, bytes]], int]] = {
         lambda: sent("/v1/rerank", {"return_documents": True, **a_thousand_documents("words " * 600)}),
         200,
     ),
+    "rerank 1 x 1000 of TEI's, texts returned": (
+        lambda: sent("/rerank", {"query": "a", "return_text": True, "texts": ["words " * 600] * 1000}),
+        200,
+    ),
+    "posted to no route": (lambda: sent("/", {"inputs": ["words " * 600] * 500}), 200),
     "match of 1 MiB": (lambda: sent("/v1/match", pairs(3, "words " * 29_000)), 200),
     "match of 1 MiB, escaped": (
         lambda: filled("/v1/match", '{"pairs":[{"text_b":"","text_a":"', "\\u5b57", '"}]}', 2**20),
