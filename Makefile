@@ -10,10 +10,10 @@ export BENTOML_DO_NOT_TRACK := True
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup demo serve test browser check format bench wrk clean
+.PHONY: help setup demo serve test browser check format bench gpu-check wrk clean
 
 help:  ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 setup: $(STAMP)  ## only the environment: .venv with the pinned dependencies
 
@@ -58,6 +58,9 @@ format:  ## put the sources in order
 bench: setup wrk  ## matching beside the raw limit and beside peers, overloaded, abandoned, started -> benchmarks/results/
 	@$(RUN) -m demo models --if-missing
 	@$(RUN) -m benchmarks $(BENCH)
+
+gpu-check: setup  ## the encoders' contract tests on this machine's GPU -> benchmarks/results/gpu.json
+	@$(RUN) -m benchmarks.gpu
 
 # The driver of the benchmark's closed loops is a C program, light enough not to be what is measured.
 wrk:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.table import cpu_name
+from runtime.manifest import library_version
 
 RESULTS = Path("benchmarks/results")
 PLOT = "peers.png"
@@ -49,7 +49,7 @@ def write_result(section: str, command: str, measured: Result, directory: Path) 
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else ""),
         "machine": {"cpu": cpu_name(), "cores": cores(), "python": platform.python_version()},
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "versions": {name: library_version(name) for name in VERSIONS},
         **measured,
     }
     directory.mkdir(parents=True, exist_ok=True)

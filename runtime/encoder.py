@@ -40,6 +40,20 @@ from runtime.text import Name, Side, TextEncoder, pair_name
 WARM_UP_SHAPES = ((1, 8), (1, 32), (2, 16), (4, 16), (4, 32), (1, 16))
 
 
+def large_warm_up_shapes(limits: Limits) -> list[tuple[int, int]]:
+    """Further shapes for limits above the default ones: those of a GPU, where all small batches cost the same.
+
+    Up to the limits, each of four times the tokens of the one before: a larger step could look like an outlier to the
+    cost model.
+    """
+    shapes: list[tuple[int, int]] = []
+    rows, length = 4, 32
+    while limits.batch_tokens > Limits().batch_tokens and 4 * rows * length <= limits.batch_tokens:
+        rows, length = (4 * rows, length) if 4 * rows <= limits.batch_items else (rows, 4 * length)
+        shapes.append((rows, length))
+    return shapes
+
+
 class EncoderEngine(ABC):
     """Computes encoded items with one artifact. Thread-safe. `threads`: cores to use, default all."""
 
@@ -109,9 +123,11 @@ class EncoderEngine(ABC):
             length = min(length, self.manifest.max_tokens)
             return [Encoded((self.manifest.pad_token_id,) * length, (0,) * length)] * rows
 
+        large = large_warm_up_shapes(self.limits)
         # The first call of a shape pays for memory that later ones reuse: not part of the cost.
-        self._compute(batch(1, self.manifest.max_tokens))
-        self._running().warm_up([batch(*shape) for shape in WARM_UP_SHAPES])
+        for shape in ((1, self.manifest.max_tokens), *large[-1:]):
+            self._compute(batch(*shape))
+        self._running().warm_up([batch(*shape) for shape in (*WARM_UP_SHAPES, *large)])
 
     def close(self) -> None:
         """Refuse new work, finish what is queued, end the threads."""

@@ -6,6 +6,7 @@
     ├── LimitExceeded          more items or bytes than one call may carry
     ├── ModelNotFound          no such name, version or stage
     ├── ArtifactRefused        a file is missing, altered or unknown; the manifest cannot be read
+    ├── DeviceRefused          the device asked for is not there, or has no engine for this artifact
     ├── Overloaded             the queue is full or the deadline cannot be met; carries retry_after_s
     ├── NotReady               loading, warming up or draining
     ├── DeadlineExceeded       the deadline passed while the work was queued or running
@@ -49,6 +50,10 @@ class ModelNotFound(SluiceError):
 
 class ArtifactRefused(SluiceError):
     code = "artifact_refused"
+
+
+class DeviceRefused(SluiceError):
+    code = "device_refused"
 
 
 class Overloaded(SluiceError):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.contract import EncoderBackend, GenerationBackend, Limits, Observer
-from runtime.errors import ArtifactRefused
+from runtime.errors import ArtifactRefused, DeviceRefused
 from runtime.manifest import CausalShape, Manifest, verify
 from runtime.text import load_tokenizer
 
@@ -24,24 +24,27 @@ def load_engine(
     threads: int | None = None,
     slots: int = 8,
     observer: Observer | None = None,
+    device: str = "cpu",
 ) -> MatchingEngine | EmbeddingEngine | GenerationEngine:
     """Verify the artifact in `directory` and load it.
 
-    `threads`: cores to use, default all that this process may. `slots`: sequences that generate at once.
-    Raises ArtifactRefused: anything missing, altered or unknown, or a kind that no engine serves.
+    `threads`: cores to use, default all that this process may. `slots`: sequences that generate at once. `device`:
+    "cpu", or "cuda:N" for the Nth GPU that is visible.
+    Raises ArtifactRefused: anything missing, altered or unknown, or a kind that no engine serves; DeviceRefused.
     """
     manifest = verify(directory)
+    check_device(manifest, device)
     threads = threads or len(os.sched_getaffinity(0))
     tokenizer = load_tokenizer(directory / manifest.tokenizer)
     if manifest.kind == "matching":
         from runtime.matching import MatchingEngine
 
-        backend = _encoder_backend(directory, manifest, threads)
+        backend = _encoder_backend(directory, manifest, threads, device)
         return MatchingEngine(manifest, tokenizer, backend, limits=limits, threads=threads, observer=observer)
     if manifest.kind == "embedding":
         from runtime.embedding import EmbeddingEngine
 
-        backend = _encoder_backend(directory, manifest, threads)
+        backend = _encoder_backend(directory, manifest, threads, device)
         return EmbeddingEngine(manifest, tokenizer, backend, limits=limits, threads=threads, observer=observer)
     if manifest.kind == "generation" and manifest.causal:
         from runtime.generation import GenerationEngine
@@ -52,14 +55,35 @@ def load_engine(
     raise ArtifactRefused(f"{directory} is of kind {manifest.kind!r}, but its manifest has no `causal` shape.")
 
 
+def check_device(manifest: Manifest, device: str) -> None:
+    """Raises DeviceRefused for an artifact that no engine of ours runs on `device`. Does not look at the device."""
+    if device == "cpu":
+        return
+    if manifest.kind == "generation":
+        raise DeviceRefused(
+            f"Generation runs on the CPU only, not on {device}. Serve it by a server of its own with device cpu, and "
+            "the encoders on the GPU by service:Matching."
+        )
+    if manifest.format != "onnx":
+        raise DeviceRefused(
+            f"An artifact of format {manifest.format} runs on the CPU only, not on {device}. Publish it as onnx, "
+            "which `python -m training publish` makes, or compute on the CPU."
+        )
+    if manifest.precision == "int8":
+        raise DeviceRefused(
+            f"An int8 encoder is made for CPUs: on {device} its integer products would run on the CPU, batch by batch "
+            "copied there and back. Publish the model with --precision fp16, or compute on the CPU."
+        )
+
+
 # Backends are imported when they are needed: serving must never load torch, tests need no onnxruntime.
 
 
-def _encoder_backend(directory: Path, manifest: Manifest, threads: int) -> EncoderBackend:
+def _encoder_backend(directory: Path, manifest: Manifest, threads: int, device: str) -> EncoderBackend:
     if manifest.format == "onnx":
         from runtime.backends.onnx import OnnxEncoder
 
-        return OnnxEncoder(directory / _graph(directory, manifest), threads)
+        return OnnxEncoder(directory / _graph(directory, manifest), threads, device)
     if manifest.format == "torch":
         from runtime.backends.torch import TorchEmbedding, TorchMatching
 

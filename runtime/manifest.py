@@ -7,6 +7,7 @@ This module reads, writes and verifies them; it loads no model.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -143,6 +144,14 @@ class Manifest(_Record):
     def size_bytes(self) -> int:
         """Bytes of the files that a backend loads: weights and graph, without tokenizer and texts."""
         return sum(file.bytes for path, file in self.files.items() if path.endswith((".onnx", ".data", ".safetensors")))
+
+
+def library_version(name: str) -> str:
+    """Version of an installed library; on a machine with a GPU, onnxruntime is installed as onnxruntime-gpu."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.metadata.version(f"{name}-gpu") + " (gpu)"
 
 
 def sha256_file(path: Path) -> str:

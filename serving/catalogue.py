@@ -183,6 +183,7 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
         threads=settings.engine_threads(),
         slots=settings.generation_slots,
         observer=observer,
+        device=settings.device,
     )
     loaded = time.monotonic()
     try:
@@ -192,7 +193,7 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
         raise ArtifactRefused(
             f"{choice.entry.tag} fails at its warm-up: {error!r}. Publish the model again."
         ) from error
-    what = f"{choice.entry.tag} ({manifest.kind}, {manifest.precision})"
+    what = f"{choice.entry.tag} ({manifest.kind}, {manifest.precision}, {settings.device})"
     logger.info("%s: loaded in %.2f s, warmed up in %.2f s", what, loaded - begun, time.monotonic() - loaded)
     threshold = manifest.decision_threshold
     return Served(

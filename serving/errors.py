@@ -87,6 +87,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "internal": (500, SERVER),
     "backend_failed": (500, SERVER),
     "artifact_refused": (500, SERVER),
+    "device_refused": (500, SERVER),
     "not_ready": (503, SERVER),
     "deadline_exceeded": (504, "timeout_error"),
 }
@@ -95,6 +96,7 @@ HIDDEN = {
     "internal": "The server failed on this request. The cause is in its log under the request id.",
     "backend_failed": "The model failed on this input. The cause is in the server's log under the request id.",
     "artifact_refused": "The model cannot be used. The cause is in the server's log under the request id.",
+    "device_refused": "The model cannot be used. The cause is in the server's log under the request id.",
 }
 RETRY_NOT_READY_S = 1
 

@@ -66,6 +66,7 @@ class HostedService(bentoml.Service):  # type: ignore[misc]  # BentoML is not ty
         super().__attrs_post_init__()
         self.models = ModelsOnDemand(self)
         self.inner.service = self
+        self.inner.check_devices = bentoml.on_deployment(lambda: self.check_devices())
 
     def on_load_bento(self, bento: Any) -> None:
         """This service was loaded from a built bento, whose models it serves."""
@@ -109,6 +110,15 @@ class HostedService(bentoml.Service):  # type: ignore[misc]  # BentoML is not ty
         store = ModelStore(store_home(os.environ))
         room.start(asyncio.get_running_loop(), *([Follower(room, self.inner.kinds, store).run()] if follows else []))
         return instance
+
+    def check_devices(self) -> None:
+        """Runs once, before the workers start: refuse a device that is not there or cannot run what is served."""
+        with refusals():
+            settings = read_settings(os.environ)
+            if settings.device != "cpu":
+                from serving.device import check_devices
+
+                check_devices(settings, [choice.entry for choice in self.choices(settings)])
 
     def choices(self, settings: Settings) -> list[Choice]:
         """The models of this service: a bento's own, else what the settings name in the store."""
@@ -166,7 +176,8 @@ class Hosted:
 
     def __init__(self) -> None:
         environ = os.environ
-        settings = read_settings(environ)
+        # BentoML counts workers from 1; without a server there is none.
+        settings = read_settings(environ).on_worker((bentoml.server_context.worker_index or 1) - 1)
         log_to_stdout(settings)
         for warning in misspelt(environ):
             logger.warning(warning)

@@ -19,6 +19,9 @@ STANDARD = {"traces_exporter": "OTEL_TRACES_EXPORTER"}
 OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 TRACES_DISABLED = "OTEL_SDK_DISABLED"
 _LIMITS = Limits()
+# Of a GPU, which the limits of a CPU would leave idle: most items and padded tokens of a batch.
+_GPU_BATCH_ITEMS, _GPU_BATCH_TOKENS = 256, 32_768
+_GPU_THREADS = 2  # one waits for the GPU, one prepares the next batch
 
 
 class SettingsRefused(ValueError):
@@ -59,11 +62,16 @@ class Settings(BaseModel):
         _LIMITS.max_items, gt=0, description="Pairs and texts queued and running at one model of a worker before 429."
     )
     queue_tokens: int = Field(_LIMITS.max_tokens, gt=0, description="The same limit in tokens.")
-    batch_items: int = Field(_LIMITS.batch_items, gt=0, description="Most pairs or texts in one batch.")
-    batch_tokens: int = Field(
-        _LIMITS.batch_tokens,
+    batch_items: int | None = Field(
+        None,
         gt=0,
-        description="The same in padded tokens. What is best below is measured while serving.",
+        description=f"Most pairs or texts in one batch. Empty: {_LIMITS.batch_items}, on a GPU {_GPU_BATCH_ITEMS}.",
+    )
+    batch_tokens: int | None = Field(
+        None,
+        gt=0,
+        description=f"The same in padded tokens. Empty: {_LIMITS.batch_tokens}, on a GPU {_GPU_BATCH_TOKENS}. What is "
+        "best below is measured while serving.",
     )
     cache_items: int = Field(
         _LIMITS.cache_items, ge=0, description="Scores and vectors kept a model, for items that come again; 0: none."
@@ -83,13 +91,22 @@ class Settings(BaseModel):
     body_timeout_s: float = Field(
         60, gt=0, description="A request's body must have arrived within so many seconds; later is 408."
     )
+    device: str = Field(
+        "cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="What computes matching and embeddings: `cpu`; `cuda`, where each worker takes a GPU of its own, "
+        "by its number; or `cuda:N`, the Nth visible GPU for all workers. What is not there stops the start.",
+    )
     workers: int = Field(
         1,
         gt=0,
         description="Processes that answer, each with its own models and queue; the limits above count a worker.",
     )
     threads: int | None = Field(
-        None, gt=0, description="Cores that one engine uses. Empty: all that the server may, shared out to the workers."
+        None,
+        gt=0,
+        description="Cores that one engine uses. Empty: all that the server may, shared out to the workers; "
+        f"with a GPU {_GPU_THREADS}.",
     )
     follow_s: float = Field(
         1.0,
@@ -116,17 +133,33 @@ class Settings(BaseModel):
             raise ValueError("a key must be printable ASCII, because it travels in a header")
         return keys
 
+    def devices(self) -> list[str]:
+        """The device of each worker."""
+        if self.device != "cuda":
+            return [self.device] * self.workers
+        return [f"cuda:{number}" for number in range(self.workers)]
+
+    def on_worker(self, number: int) -> Settings:
+        """These settings for worker `number`, counted from 0: `device` is its very own.
+
+        A worker that takes the place of a dead one may have a number past the last; the GPUs start again there.
+        """
+        return self.model_copy(update={"device": self.devices()[number % self.workers]})
+
     def engine_threads(self) -> int:
         """Cores of one engine."""
+        if self.device != "cpu" and self.threads is None:
+            return _GPU_THREADS
         return self.threads or max(1, len(os.sched_getaffinity(0)) // self.workers)
 
     def encoder_limits(self) -> Limits:
         """Limits of a matching or an embedding engine."""
+        gpu = self.device != "cpu"
         return Limits(
             max_items=self.queue_items,
             max_tokens=self.queue_tokens,
-            batch_items=self.batch_items,
-            batch_tokens=self.batch_tokens,
+            batch_items=self.batch_items or (_GPU_BATCH_ITEMS if gpu else _LIMITS.batch_items),
+            batch_tokens=self.batch_tokens or (_GPU_BATCH_TOKENS if gpu else _LIMITS.batch_tokens),
             cache_items=self.cache_items,
             target_wait_s=self.target_wait_s,
         )

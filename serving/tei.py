@@ -172,7 +172,7 @@ async def tokenize(room: Room, call: Call, request: TokenizeRequest) -> Response
 def info(room: Room, call: Call) -> dict[str, Any]:
     """Answer /info: of the first matching model, else of the first embedding model."""
     served = room.begin(call, PAIR_KINDS, None)
-    manifest, settings = encoder(served).manifest, room.settings
+    manifest, limits, settings = encoder(served).manifest, encoder(served).limits, room.settings
     labels = {str(place): label for place, label in enumerate(manifest.labels)}
     classes = {"id2label": labels, "label2id": {label: int(place) for place, label in labels.items()}}
     return {
@@ -183,8 +183,8 @@ def info(room: Room, call: Call) -> dict[str, Any]:
         "model_type": {"reranker": classes} if served.kind == "matching" else {"embedding": {"pooling": "mean"}},
         "max_concurrent_requests": settings.queue_items,
         "max_input_length": manifest.max_tokens,
-        "max_batch_tokens": settings.batch_tokens,
-        "max_batch_requests": settings.batch_items,
+        "max_batch_tokens": limits.batch_tokens,
+        "max_batch_requests": limits.batch_items,
         "max_client_batch_size": settings.max_items,
         "auto_truncate": True,
         "tokenization_workers": 1,

@@ -3,7 +3,6 @@ stranger brings."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 from models import bi_encoder
 from models.positions import usable_positions
 from runtime.errors import InvalidInput
-from runtime.manifest import CausalShape, Kind, Manifest, write_manifest
+from runtime.manifest import CausalShape, Kind, Manifest, library_version, write_manifest
 from training import sentence_folder
 from training.causal_graph import GRAPH_WRITERS
 
@@ -149,7 +148,7 @@ def causal_shape(config: PretrainedConfig) -> CausalShape:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that shape an artifact."""
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {name: library_version(name) for name in LIBRARIES}
 
 
 def git_commit() -> str | None:

@@ -1,4 +1,5 @@
-"""`python -m training compress CONFIG`: checkpoint -> fp32 ONNX -> int8, each an artifact, each checked and measured.
+"""`python -m training compress CONFIG`: checkpoint -> fp32 ONNX -> fp16 for GPUs, int8 for CPUs; each an artifact, each
+checked and measured.
 
 A step is refused when its output is further from its parent's than the recipe allows. What it cost and gained (size,
 latency, quality) goes into the manifest of the artifact it made.
@@ -29,6 +30,7 @@ from training.causal_graph import write_causal_graph
 from training.checkpoint import git_commit, read_config, versions
 from training.data.errors import DataError
 from training.encoder_graph import write_encoder_graph
+from training.half import halve_encoder
 from training.probe import Engine, Probe, recipe_probe
 from training.quantization import quantize_decoder, quantize_encoder
 from training.recipe import Recipe
@@ -78,6 +80,20 @@ def quantize_int8(source: Path, target: Path, probe: Probe, tolerance: float) ->
         )
 
 
+def halve_fp16(source: Path, target: Path, probe: Probe, tolerance: float) -> Manifest:
+    """fp32 ONNX artifact of an encoder -> fp16 artifact in `target`.
+
+    Parity: largest |difference| of scores or of cosines, on this machine's CPU. Raises InvalidInput for a generation
+    model, whose cache is fp32.
+    """
+    parent = read_manifest(source)
+    if parent.kind == "generation":
+        raise InvalidInput(f"{source} is of kind generation; fp16 is for encoders. Choose fp32 or int8.")
+    with _making(target) as directory:
+        settings = halve_encoder(source / GRAPH, directory / GRAPH)
+        return _seal(directory, source, "halve-fp16", settings, probe, tolerance, _largest_difference, precision="fp16")
+
+
 def compress_recipe(recipe: Recipe, probe: Probe, log: Callable[[str], None]) -> dict[str, Path]:
     """Run the recipe's steps on its checkpoint; returns precision -> artifact directory."""
     fp32, int8 = recipe.run / "fp32", recipe.run / "int8"
@@ -89,6 +105,10 @@ def compress_recipe(recipe: Recipe, probe: Probe, log: Callable[[str], None]) ->
     manifest = export_fp32(recipe.run / "checkpoint", fp32, probe, recipe.compress.fp32_tolerance)
     log(describe(manifest))
     made = {"fp32": fp32}
+    if "fp16" in recipe.compress.precisions:
+        made["fp16"] = recipe.run / "fp16"
+        log(f"halve {fp32} -> {made['fp16']}")
+        log(describe(halve_fp16(fp32, made["fp16"], probe, recipe.compress.fp16_tolerance)))
     if "int8" in recipe.compress.precisions:
         log(f"quantise {fp32} -> {int8}")
         log(describe(quantize_int8(fp32, int8, probe, recipe.compress.int8_tolerance)))

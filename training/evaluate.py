@@ -34,7 +34,7 @@ from training.recipe import Recipe
 
 Engine = EncoderEngine | GenerationEngine
 # In the order in which they are made.
-ARTIFACTS = ("checkpoint", "fp32", "int8")
+ARTIFACTS = ("checkpoint", "fp32", "fp16", "int8")
 
 
 def score_pairs(engine: EncoderEngine, pairs: Sequence[Pair]) -> list[float]:

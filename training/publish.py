@@ -66,16 +66,18 @@ def publish_artifact(directory: Path, name: str, home: Path, kind: str | None = 
 
 
 def publish_folder(folder: Path, name: str, home: Path, options: argparse.Namespace) -> Entry:
-    """Export a transformers or sentence-transformers folder, quantise it if `options.precision` is int8, and publish
-    the result."""
+    """Export a transformers or sentence-transformers folder, bring it to `options.precision`, and publish the result.
+
+    Raises InvalidInput as publish_artifact does, and for a generation model in fp16.
+    """
     # torch and the exporter take seconds to import; publishing a finished artifact needs neither.
     from training.checkpoint import adopt_folder
-    from training.compress import describe, export_fp32, quantize_int8
+    from training.compress import describe, export_fp32, halve_fp16, quantize_int8
     from training.probe import Probe, sampled_texts, vocabulary_texts
 
     tolerances = Compress()
     with tempfile.TemporaryDirectory(prefix="sluice-") as work:
-        checkpoint, fp32, int8 = (Path(work) / step for step in ("checkpoint", "fp32", "int8"))
+        checkpoint, fp32, made = (Path(work) / step for step in ("checkpoint", "fp32", options.precision or "fp32"))
         manifest = adopt_folder(
             folder, checkpoint, kind=options.kind, pooling=options.pooling, positive=options.positive
         )
@@ -85,8 +87,9 @@ def publish_folder(folder: Path, name: str, home: Path, options: argparse.Namesp
         if options.precision == "int8":
             if manifest.kind == "generation":
                 probe = Probe(sampled_texts(fp32))
-            print(describe(quantize_int8(fp32, int8, probe, tolerances.int8_tolerance)), flush=True)
-        made = int8 if options.precision == "int8" else fp32
+            print(describe(quantize_int8(fp32, made, probe, tolerances.int8_tolerance)), flush=True)
+        if options.precision == "fp16":
+            print(describe(halve_fp16(fp32, made, probe, tolerances.fp16_tolerance)), flush=True)
         return publish_artifact(made, name, home, options.kind)
 
 
@@ -114,7 +117,9 @@ def main(arguments: list[str]) -> int:
         help="refuse another kind; embedding makes a bi-encoder of an encoder without a head",
     )
     parser.add_argument("--pooling", choices=["mean", "cls"], help="of such a bi-encoder; default mean")
-    parser.add_argument("--precision", choices=["fp32", "int8"], help="of a folder: default fp32; of a recipe: int8")
+    parser.add_argument(
+        "--precision", choices=["fp32", "fp16", "int8"], help="of a folder: default fp32; of a recipe: int8"
+    )
     parser.add_argument("--positive", help="of a classifier with more than two labels: the one that means a match")
     parser.add_argument("--promote", action="store_true", help="make it the production version of its name")
     options = parser.parse_intermixed_args(arguments)

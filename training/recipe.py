@@ -149,8 +149,9 @@ class Train(_Section):
 class Compress(_Section):
     """Which artifacts to make, and how far each may be from its parent."""
 
-    precisions: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
+    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "int8")
     fp32_tolerance: float = Field(default=1e-3, gt=0)  # largest |difference| of scores, or of log-probabilities
+    fp16_tolerance: float = Field(default=0.01, gt=0)  # largest |difference| of scores
     int8_tolerance: float = Field(default=0.05, gt=0)  # mean |difference| of scores, or relative change of perplexity
 
 
@@ -179,11 +180,13 @@ class Recipe(_Section):
     def _parts_agree(self) -> Recipe:
         if self.data.kind != self.model.kind:
             raise ValueError(f"data.kind {self.data.kind!r} does not fit model.kind {self.model.kind!r}; leave it out")
+        if "fp16" in self.compress.precisions and self.model.kind == "generation":
+            raise ValueError("compress.precisions: fp16 is for encoders; a generation model's cache is fp32")
         if self.train.freeze_embeddings and self.model.base is None:
             raise ValueError("train.freeze_embeddings needs model.base: new embeddings must be trained")
         return self
 
     @property
     def run(self) -> Path:
-        """Where everything of this recipe goes: checkpoint/, fp32/, int8/, trainer/, *.json."""
+        """Where everything of this recipe goes: checkpoint/, fp32/, fp16/, int8/, trainer/, *.json."""
         return self.runs / self.name

@@ -231,7 +231,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def _clear(run: Path) -> None:
     """Remove what an earlier training left here, with the artifacts that were made from its checkpoint."""
-    for name in (TRAINER, CHECKPOINT, "fp32", "int8"):
+    for name in (TRAINER, CHECKPOINT, "fp32", "fp16", "int8"):
         shutil.rmtree(run / name, ignore_errors=True)
     for name in (LOG_FILE, CURVES_FILE, REPORT_FILE, REJECTS_FILE):
         (run / name).unlink(missing_ok=True)

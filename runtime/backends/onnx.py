@@ -13,16 +13,23 @@ import numpy as np
 import onnxruntime as ort
 
 from runtime.contract import F32, I64
-from runtime.errors import ArtifactRefused
+from runtime.errors import ArtifactRefused, DeviceRefused
 from runtime.manifest import CausalShape
 
 CPU = "cpu"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+INSTALL = (
+    "Install requirements/gpu.txt, which brings onnxruntime-gpu in place of onnxruntime, on a machine with an NVIDIA "
+    "driver, or compute on the CPU."
+)
 
 
-def open_session(graph: Path, threads: int, *, spin: bool = False) -> ort.InferenceSession:
-    """Load a graph with `threads` intra-op threads. `spin`: within a call they wait for their next piece awake.
+def open_session(graph: Path, threads: int, device: str = CPU, *, spin: bool = False) -> ort.InferenceSession:
+    """Load a graph with `threads` intra-op threads on `device`: "cpu", or "cuda:N" for the Nth GPU that is visible.
+    `spin`: within a call the threads wait for their next piece awake.
 
-    Raises ArtifactRefused when the file is no graph we can run.
+    Raises ArtifactRefused when the file is no graph we can run, and DeviceRefused when the GPU cannot be had: nothing
+    falls back to the CPU. (Within a graph on a GPU, ONNX Runtime computes shapes on the CPU, by design.)
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -31,10 +38,42 @@ def open_session(graph: Path, threads: int, *, spin: bool = False) -> ort.Infere
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
+    if device != CPU:
+        return _open_on_gpu(graph, options, device)
     try:
         return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library's exception classes are private to its extension module
         raise ArtifactRefused(f"{graph} cannot be loaded by ONNX Runtime {ort.__version__}: {error}") from None
+
+
+def require_cuda(device: str) -> None:
+    """Raises DeviceRefused when the ONNX Runtime that is installed cannot use GPUs at all."""
+    offered = ort.get_available_providers()
+    if CUDA_PROVIDER not in offered:
+        raise DeviceRefused(
+            f"{device} was asked for, but ONNX Runtime {ort.__version__} here has no {CUDA_PROVIDER}, only "
+            f"{', '.join(offered)}. {INSTALL}"
+        )
+
+
+def _open_on_gpu(graph: Path, options: ort.SessionOptions, device: str) -> ort.InferenceSession:
+    require_cuda(device)
+    ort.preload_dlls()  # CUDA and cuDNN where pip has put them; a system's own are found without
+    # TF32 would round the products of an fp32 artifact to 10 bits: who wants that speed publishes fp16.
+    settings = {"device_id": device.partition(":")[2] or "0", "use_tf32": "0"}
+    try:
+        # Without enable_fallback=0 a GPU that fails, now or in a later run, is silently replaced by the CPU.
+        session = ort.InferenceSession(str(graph), options, providers=[(CUDA_PROVIDER, settings)], enable_fallback=0)
+    except Exception as error:
+        raise DeviceRefused(
+            f"{graph} cannot be loaded on {device} by ONNX Runtime {ort.__version__}: {error}"
+        ) from None
+    if CUDA_PROVIDER not in session.get_providers():
+        raise DeviceRefused(
+            f"{device} was asked for, but its session has only {', '.join(session.get_providers())}: {CUDA_PROVIDER} "
+            f"could not start (no such GPU, or no driver, CUDA or cuDNN that fits). {INSTALL}"
+        )
+    return session
 
 
 class OnnxEncoder:
@@ -43,13 +82,14 @@ class OnnxEncoder:
 
     One single-threaded session is shared by all callers: `run` computes on the calling thread, so N callers use N cores
     with one copy of the weights. A caller who is alone gets a second session, on `threads` cores, made in the
-    background at the first such call.
+    background at the first such call. On a GPU there is one session only: what a second caller gains is that its batch
+    is copied while the other's is computed.
     """
 
-    def __init__(self, graph: Path, threads: int = 1) -> None:
+    def __init__(self, graph: Path, threads: int = 1, device: str = CPU) -> None:
         self._graph = graph
-        self._threads = threads
-        self._session = open_session(graph, threads=1)
+        self._threads = threads if device == CPU else 1
+        self._session = open_session(graph, 1, device)
         self._wide: ort.InferenceSession | None = None
         self._widening = threading.Lock()
         self._inputs = {node.name for node in self._session.get_inputs()}

@@ -26,6 +26,7 @@ import pytest
 from bentoml.exceptions import BentoMLException
 
 from runtime.backends.fake import TALE
+from runtime.manifest import read_manifest, write_manifest
 from tests.e2e.serving_process import ROOT, Server, metric, publish, serve
 
 pytestmark = pytest.mark.e2e
@@ -389,6 +390,24 @@ def test_a_store_without_models_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="exit code 1") as refused, serve(tmp_path):
         pass
     assert "make demo" in str(refused.value)
+    assert "Traceback" not in str(refused.value)
+
+
+def test_a_gpu_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
+    """A suite that runs without a GPU can see this: what is not there is refused, before a worker starts."""
+    publish(tmp_path, "matching", "matching")
+    artifact = tmp_path / "models/matching/v1"
+    fields = read_manifest(artifact).model_dump(exclude={"files"})
+    (artifact / "model.onnx").write_bytes(b"")
+    write_manifest(artifact, **(fields | {"format": "onnx", "graph": "model.onnx", "precision": "fp16"}))
+    with (
+        pytest.raises(RuntimeError, match="exit code 1") as refused,
+        serve(tmp_path, SLUICE_DEVICE="cuda", SLUICE_WORKERS="2"),
+    ):
+        pass
+    assert "SLUICE_DEVICE is 'cuda', for 2 worker(s): cuda:0 was asked for, but ONNX Runtime" in str(refused.value)
+    assert "CUDAExecutionProvider" in str(refused.value)
+    assert "onnxruntime-gpu" in str(refused.value)
     assert "Traceback" not in str(refused.value)
 
 

@@ -1,4 +1,4 @@
-"""Parity before speed: transformers in fp32, ONNX fp32 and ONNX int8 of every supported shape, on the real path."""
+"""Parity before speed: transformers in fp32, ONNX in fp32, fp16 and int8 of every supported shape, on the real path."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from runtime.backends.fake import byte_tokenizer
 from runtime.backends.onnx import OnnxEncoder, OnnxGeneration
 from runtime.backends.torch import TorchEmbedding, TorchGeneration, TorchMatching
 from runtime.contract import Sampling
-from runtime.errors import ArtifactRefused, InvalidInput
+from runtime.errors import ArtifactRefused, DeviceRefused, InvalidInput
 from runtime.load import load_engine
 from runtime.manifest import read_manifest
 from tests.unit.runtime.backend_contract import EncoderBackendContract, GenerationBackendContract
 from training.checkpoint import adopt_folder
-from training.compress import GRAPH, ParityError, export_fp32, quantize_int8
+from training.compress import GRAPH, ParityError, export_fp32, halve_fp16, quantize_int8
 from training.probe import Probe, vocabulary_texts
 
 pytestmark = pytest.mark.integration
@@ -85,7 +85,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def artifacts(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Each model as checkpoint, fp32 and int8 artifact, made by the steps that a user runs."""
+    """Each model as checkpoint, fp32 and int8 artifact, encoders in fp16 too, made by the steps that a user runs."""
     made = {}
     for name, folder in folders.items():
         root = tmp_path_factory.mktemp(name)
@@ -96,6 +96,8 @@ def artifacts(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
         probe = Probe(vocabulary_texts(root / "torch"))
         export_fp32(root / "torch", root / "fp32", probe, tolerance=1e-4)
         quantize_int8(root / "fp32", root / "int8", probe, tolerance=0.05)
+        if "bert" in name:
+            halve_fp16(root / "fp32", root / "fp16", probe, tolerance=0.01)
         made[name] = root
     return made
 
@@ -121,6 +123,11 @@ class TestBertFp32(_Encoder):
     model, graph, tolerance = "bert", "fp32", 1e-5
 
 
+class TestBertFp16(_Encoder):
+    # Outputs are about 1 in size: one rounding to 11 bits that falls the other way is 1e-3.
+    model, graph, tolerance = "bert", "fp16", 2e-3
+
+
 class TestBertInt8(_Encoder):
     # One activation scale for the whole batch: neighbours shift it, within the rounding of int8.
     model, graph, tolerance = "bert", "int8", 0.2
@@ -144,6 +151,10 @@ class TestBiEncoderFp32(_Encoder):
     model, graph, tolerance = "bi-bert", "fp32", 1e-5
 
 
+class TestBiEncoderFp16(_Encoder):
+    model, graph, tolerance = "bi-bert", "fp16", 2e-3
+
+
 class TestBiEncoderInt8(_Encoder):
     # As above; components of the vectors are about 1 in size.
     model, graph, tolerance = "bi-bert", "int8", 0.2
@@ -162,6 +173,10 @@ class _PaddedWithOne(_Encoder):
 
 class TestRobertaFp32(_PaddedWithOne):
     model, graph, tolerance = "roberta", "fp32", 1e-5
+
+
+class TestRobertaFp16(_PaddedWithOne):
+    model, graph, tolerance = "roberta", "fp16", 2e-3
 
 
 class TestRobertaBiEncoderFp32(_PaddedWithOne):
@@ -225,6 +240,58 @@ def test_every_step_is_recorded_with_parity_size_and_latency(artifacts: dict[str
         assert manifest.parent == read_manifest(root / "fp32").digest
         assert manifest.precision == "int8"
         assert manifest.size_bytes < read_manifest(root / "fp32").size_bytes
+
+
+@pytest.mark.parametrize("model", ["bert", "roberta", "bi-bert", "bi-roberta"])
+def test_an_fp16_encoder_has_half_the_weights_and_the_same_operators(artifacts: dict[str, Path], model: str) -> None:
+    graphs = {precision: onnx.load(artifacts[model] / precision / GRAPH).graph for precision in ("fp32", "fp16")}
+    operators = {name: Counter(node.op_type for node in graph.node) for name, graph in graphs.items()}
+    for of_casts in operators.values():
+        del of_casts["Cast"]  # of the output, back to fp32
+    assert operators["fp16"] == operators["fp32"]
+    weights = {each.data_type for each in graphs["fp16"].initializer}
+    assert onnx.TensorProto.FLOAT16 in weights
+    assert onnx.TensorProto.FLOAT not in weights
+    assert graphs["fp16"].output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    manifest = read_manifest(artifacts[model] / "fp16")
+    assert (manifest.precision, manifest.steps[-1].name) == ("fp16", "halve-fp16")
+    assert manifest.steps[-1].parity
+    assert manifest.steps[-1].parity.ok
+    assert manifest.parent == read_manifest(artifacts[model] / "fp32").digest
+
+
+@pytest.mark.parametrize("model", ["bert", "roberta", "bi-bert"])
+def test_an_fp16_encoder_computes_what_its_parent_does(artifacts: dict[str, Path], model: str) -> None:
+    random = np.random.default_rng(3)
+    ids = random.integers(5, 250, (6, 24))
+    mask, types = np.ones_like(ids), np.zeros_like(ids)
+    mask[2, 9:] = 0
+    ids[2, 9:] = 1 if model == "roberta" else 0
+    fp32, fp16 = (OnnxEncoder(artifacts[model] / each / GRAPH).forward(ids, mask, types) for each in ("fp32", "fp16"))
+    assert fp16.dtype == np.float32
+    assert 0 < np.abs(fp32 - fp16).max() < 0.02
+    assert np.ptp(fp32[:, 0]) > 0.1  # rows that hardly differ would hide a wrong graph
+
+
+def test_fp16_is_for_encoders(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="of kind generation; fp16 is for encoders"):
+        halve_fp16(artifacts["gpt2"] / "fp32", tmp_path / "fp16", Probe(["a"]), tolerance=0.01)
+
+
+def test_a_gpu_that_is_not_there_is_refused_by_name(artifacts: dict[str, Path]) -> None:
+    with pytest.raises(DeviceRefused, match=r"cuda:1 was asked for, .* no CUDAExecutionProvider.*onnxruntime-gpu"):
+        load_engine(artifacts["bert"] / "fp16", device="cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "reason"),
+    [("bert", "int8", "--precision fp16"), ("gpt2", "fp32", "CPU only"), ("bert", "torch", "format torch")],
+)
+def test_what_no_gpu_engine_serves_is_refused(
+    artifacts: dict[str, Path], model: str, precision: str, reason: str
+) -> None:
+    with pytest.raises(DeviceRefused, match=reason):
+        load_engine(artifacts[model] / precision, device="cuda:0")
 
 
 def test_a_step_that_changes_too_much_is_refused_and_leaves_nothing(artifacts: dict[str, Path], tmp_path: Path) -> None:
