@@ -11,6 +11,7 @@ It sees token counts and callbacks; it never sees text or logits.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -24,6 +25,7 @@ from runtime.pending import Pending, Request, Sink, Work
 
 logger = logging.getLogger(__name__)
 
+NICENESS = 10  # of the worker threads, above that of the process
 # Weight of the newest batch in the moving estimate of tokens per second.
 RATE_WEIGHT = 0.1
 # The queue's window holds so many batches: large enough for each length to find its like, small enough that what has
@@ -233,6 +235,10 @@ class Scheduler:
     # ------------------------------------------------------------ workers' side
 
     def _work(self) -> None:
+        # A thread has a niceness of its own on Linux. Under overload the thread that answers and refuses must not queue
+        # for a core behind those that compute.
+        niceness = os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
         free_since: float | None = None
         while (taken := self._take()) is not None:
             batch, alone, waited = taken
