@@ -12,7 +12,7 @@ from batch.job import Job
 from batch.plan import PlannedModel
 from batch.predictions import Prediction
 from batch.reading import Item, Reject, Shard, beginning
-from runtime.contract import Finish, Pair, PairResult, Sampling
+from runtime.contract import Finish, Pair, PairResult, PromptScores, Sampling
 from runtime.encoder import EncoderEngine
 from runtime.errors import ArtifactRefused, InvalidInput, SluiceError
 from runtime.generation import GenerationEngine
@@ -98,6 +98,7 @@ class Scorer:
             text = ""
             try:
                 for event in engine.generate(item.texts[0], Sampling(**settings)):
+                    assert not isinstance(event, PromptScores)
                     text += event.text
                     if isinstance(event, Finish):
                         return {"completion": text, "finish_reason": event.reason, "tokens": event.completion_tokens}

@@ -120,27 +120,57 @@ class EncoderBackend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 switch those filters off."""
+    """How tokens are drawn. The defaults switch everything off but plain sampling; `temperature` 0 is greedy.
+
+    Order of application: `schema`, `min_tokens`, `logit_bias`, penalties, temperature, top-k, top-p, min-p.
+    """
 
     max_tokens: int = 16
+    min_tokens: int = 0  # no end token and no stop string before so many
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    seed: int | None = None
+    min_p: float = 0.0  # least probability, as a share of the likeliest token's (Nguyen et al. 2024)
+    repetition_penalty: float = 1.0  # of what the prompt or the text holds (CTRL, Keskar et al. 2019)
+    presence_penalty: float = 0.0  # of what the text holds already, as OpenAI has it
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token, what is added to its logit)
+    seed: int | None = None  # the i-th of several sequences takes seed + i
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None  # report each token's log-probability, and so many of the likeliest
+    prompt_logprobs: int | None = None  # the same of the prompt's tokens
+    schema: str | None = None  # a JSON schema; the text is a JSON value that it admits
+
+
+Likeliest = tuple[tuple[int, float], ...]  # (token, natural log-probability), likeliest first
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """Log-probabilities of a prompt's tokens, given those before each; the first has none. Lists are as long as it."""
+
+    logprobs: tuple[float | None, ...]
+    likeliest: tuple[Likeliest, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token. `text` is what became printable with it: "" while a character or a stop string is open."""
+    """One generated token. `text` is what became printable with it: "" while a character or a stop string is open.
+
+    `logprob`, `likeliest`: of the model's own distribution, before temperature, filters and penalties.
+    """
 
     id: int
     text: str
+    index: int = 0  # of the sequence, where a request has several
+    logprob: float | None = None
+    likeliest: Likeliest = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of a stream. `reason`: stop (end token or stop string) | length."""
+    """The end of a sequence. `reason`: stop (end token or stop string) | length."""
 
     reason: str
     text: str  # printable rest, usually ""
@@ -149,9 +179,14 @@ class Finish:
     queue_s: float
     prefill_s: float
     decode_s: float
+    index: int = 0
+    cached_tokens: int = 0  # of the prompt, taken from the cache
 
 
-Event = Token | Finish | SluiceError  # a stream is Token* then one Finish or one SluiceError
+# A stream: PromptScores where they are asked for, then Token* and one Finish of each sequence, interleaved; or a
+# SluiceError, which ends all of it.
+Piece = PromptScores | Token | Finish
+Event = Piece | SluiceError
 
 
 class GenerationBackend(Protocol):

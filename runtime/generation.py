@@ -18,7 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from runtime import sampling as sampler
-from runtime.contract import Event, Finish, GenerationBackend, Limits, Load, Observer, Sampling, Silent, Token
+from runtime.contract import Event, Finish, GenerationBackend, Limits, Load, Observer, Piece, Sampling, Silent, Token
 from runtime.errors import (
     BackendFailed,
     Cancelled,
@@ -154,7 +154,7 @@ class GenerationEngine:
             self._changed.notify()
         return ticket
 
-    def generate(self, prompt: str, sampling: Sampling) -> Iterator[Token | Finish]:
+    def generate(self, prompt: str, sampling: Sampling) -> Iterator[Piece]:
         """Stream one completion, blocking. Raises what `submit` raises, and the stream's own error."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         ticket = self.submit(self.encode(prompt), sampling, events.put)

@@ -77,6 +77,7 @@ class Running:
                     call.queue_s, call.compute_s = event.queue_s, event.prefill_s + event.decode_s
                     yield event
                     return
+                assert isinstance(event, Token)
                 call.output_tokens += 1
                 call.tokens += 1
                 yield event
