@@ -189,6 +189,28 @@ Piece = PromptScores | Token | Finish
 Event = Piece | SluiceError
 
 
+class Constraint(Protocol):
+    """What one sequence may say next: the state of a grammar. Called by the engine's thread only, once a step."""
+
+    @property
+    def finished(self) -> bool:
+        """Nothing but the end may follow. The engine then ends the sequence, with reason `stop`."""
+        ...
+
+    def mask(self, logits: F32) -> None:
+        """Set to -inf, in place, the logits (V,) of tokens that may not come next; end tokens only where it may end."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """The sequence goes on with `token`, which `mask` let through; never an end token."""
+        ...
+
+
+# A schema's text -> a constraint for one new sequence. Called where requests are submitted, by any thread.
+# Raises InvalidInput (param `schema`) for a schema that is malformed or not supported.
+Constrain = Callable[[str], Constraint]
+
+
 class GenerationBackend(Protocol):
     """A causal model with a KV cache of `slots` rows of `context` tokens. Called by one thread only.
 
