@@ -102,7 +102,7 @@ class GenerationEngine:
         # The last slot is scratch for `log_probs`; sequences run in the others.
         self.slots = backend.slots - 1
         self._shape = shape
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._backend = backend
         self._observer = observer or Silent()
         self._changed = threading.Condition()
@@ -119,7 +119,7 @@ class GenerationEngine:
         """Token ids of a prompt; an empty one becomes the model's begin (or end) token. Raises InvalidInput."""
         check_text(prompt, "prompt")
         # As a batch of one: only the batch functions let other threads run meanwhile.
-        ids: list[int] = self._tokenizer.encode_batch_fast([prompt])[0].ids
+        ids: list[int] = self.tokenizer.encode_batch_fast([prompt])[0].ids
         if ids:
             return ids
         starts = [self._shape.bos_token_id, *self._shape.eos_token_ids]
@@ -142,7 +142,7 @@ class GenerationEngine:
         """
         sampler.check(sampling)
         self._check_prompt(prompt, sampling.max_tokens)
-        ticket = Ticket(prompt, sampling, sink, TokenPrinter(self._tokenizer, prompt, sampling.stop), deadline)
+        ticket = Ticket(prompt, sampling, sink, TokenPrinter(self.tokenizer, prompt, sampling.stop), deadline)
         with self._changed:
             if self._closing:
                 raise NotReady("The server is draining; retry on another one.")

@@ -102,6 +102,7 @@ class Manifest(_Record):
     max_tokens: int = Field(gt=0)
     graph: str | None = None  # the file that the backend loads; None: the directory itself (torch)
     tokenizer: str = "tokenizer.json"
+    chat_template: str | None = None  # the Jinja file that writes a chat as a prompt; None: a base model
     pad_token_id: int = 0
     labels: tuple[str, ...] = ()
     positive_label: int | None = None  # index into `labels` whose probability is the score

@@ -14,13 +14,14 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
-from starlette.types import Receive, Scope, Send
 
-from serving import completions, embeddings, matching, tei
+from serving import chat, completions, embeddings, matching, tei
 from serving.call import Call
+from serving.chat_schemas import ChatRequest, ChatResponse
 from serving.embedding_schemas import EmbeddingsRequest, EmbeddingsResponse
 from serving.errors import MethodNotAllowed, RouteNotFound
 from serving.gate import Internal
+from serving.generation_schemas import CompletionRequest, CompletionResponse
 from serving.room import Room
 from serving.route import (
     VALUES_AN_ITEM,
@@ -33,8 +34,6 @@ from serving.route import (
     written_answer,
 )
 from serving.schemas import (
-    CompletionRequest,
-    CompletionResponse,
     ErrorBody,
     Health,
     MatchRequest,
@@ -90,19 +89,6 @@ MEANINGS = {
 }
 
 
-class EventStream(Response):
-    """A response that `completions.stream` writes."""
-
-    def __init__(self, running: completions.Running, include_usage: bool) -> None:
-        self.background = None
-        self._running = running
-        self._include_usage = include_usage
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Write the stream."""
-        await completions.stream(self._running, send, include_usage=self._include_usage)
-
-
 def create_app(room: Room, metrics_text: Callable[[], bytes] | None = None) -> FastAPI:
     """The app of a worker. `metrics_text`: what /metrics says, default this process's own metrics."""
     app = LeanApp(
@@ -154,14 +140,15 @@ def _add_work(app: FastAPI, room: Room) -> None:
         return written_answer(await embeddings.embeddings(room, call_of(request), body))
 
     async def complete(request: Request, body: CompletionRequest) -> Response:
-        """Continue a text, in OpenAI's shape; with `stream` each token is a server-sent event, the last `[DONE]`.
+        """Continue texts, in OpenAI's shape; with `stream` each token is a server-sent event, the last `[DONE]`.
 
         A failure after the first token is an event `{"error": …}` that ends the stream.
         """
-        running = await completions.start(room, call_of(request), body)
-        if body.stream:
-            return EventStream(running, bool(body.stream_options and body.stream_options.include_usage))
-        return json_answer(await completions.whole(running))
+        return await completions.complete(room, call_of(request), body)
+
+    async def answer(request: Request, body: ChatRequest) -> Response:
+        """Answer a chat, in OpenAI's shape, through the model's own chat template; streamed as completions are."""
+        return await chat.chat(room, call_of(request), body)
 
     every = (400, 401, 404, 408, 413, 415, 429, 500, 503, 504)
     streamed: Responses = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
@@ -171,17 +158,18 @@ def _add_work(app: FastAPI, room: Room) -> None:
         ("/v2/rerank", rerank, RerankResponse, _errors(*every, 422), "The same, where Cohere's clients look for it"),
         ("/score", score, ScoreResponse, _errors(*every, 422), "Score texts, where vLLM's clients look for it"),
         ("/v1/embeddings", embed, EmbeddingsResponse, _errors(*every, 422), "Embed texts"),
-        ("/v1/completions", complete, CompletionResponse, _errors(*every, 422) | streamed, "Continue a text"),
+        ("/v1/completions", complete, CompletionResponse, _errors(*every, 422) | streamed, "Continue texts"),
+        ("/v1/chat/completions", answer, ChatResponse, _errors(*every, 422) | streamed, "Answer a chat"),
     )
-    for path, endpoint, answer, responses, summary in routes:
+    for path, endpoint, model, responses, summary in routes:
         app.add_api_route(
             path,
             endpoint,
             methods=["POST"],
-            response_model=answer,
+            response_model=model,
             responses=responses,
             summary=summary,
-            tags=["Generation" if endpoint is complete else "Matching"],
+            tags=["Generation" if endpoint in (complete, answer) else "Matching"],
         )
 
 

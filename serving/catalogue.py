@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.contract import Observer
 from runtime.encoder import EncoderEngine
@@ -22,6 +22,9 @@ from runtime.store import STAGES, Entry, ModelStore
 from serving.errors import WrongKind
 from serving.lease import Leases
 from serving.settings import Settings, variable
+
+if TYPE_CHECKING:
+    from serving.prompts import Prompts
 
 logger = logging.getLogger(__name__)
 REMEDY = (
@@ -40,7 +43,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A loaded model. `labels`: what a score below and from the threshold on is called; `leases`: of its engine."""
+    """A loaded model. `labels`: what a score below and from the threshold on is called; `prompts`: the text side of a
+    generation model; `leases`: of its engine."""
 
     id: str
     tag: str
@@ -49,6 +53,7 @@ class Served:
     labels: tuple[str, str]
     card: dict[str, Any]
     engine: EncoderEngine | GenerationEngine
+    prompts: Prompts | None = None
     leases: Leases = field(default_factory=Leases)
 
 
@@ -186,8 +191,16 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
         device=settings.device,
     )
     loaded = time.monotonic()
+    prompts: Prompts | None = None
     try:
+        if isinstance(engine, GenerationEngine):
+            from serving.prompts import Prompts
+
+            prompts = Prompts(engine, manifest, choice.entry.path)
         engine.warm_up()
+    except ArtifactRefused:
+        engine.close()
+        raise
     except Exception as error:
         engine.close()
         raise ArtifactRefused(
@@ -222,6 +235,7 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
             },
         },
         engine=engine,
+        prompts=prompts,
     )
 
 

@@ -1,205 +1,162 @@
-"""Completions: a validated request in; the whole text, or its tokens one by one as server-sent events, out.
-
-Tokens come from the engine's thread and cross to the event loop here. A stream's status line is not sent before its
-first token, so that whatever goes wrong until then is answered with a proper status.
-"""
+"""/v1/completions: prompts in; whole texts, or what is new of them event by event, out."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections import deque
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
-from runtime.contract import Event, Finish, Sampling, Token
-from runtime.errors import SluiceError
-from runtime.generation import GenerationEngine, Ticket
-from serving.call import Call, Send
-from serving.catalogue import Served
-from serving.errors import describe
+from starlette.responses import Response
+
+from runtime.contract import Finish, Piece, PromptScores, Token
+from serving.call import Call
+from serving.generation import Running, sampling, submitted, tokenised
+from serving.generation_schemas import CompletionRequest
+from serving.logprobs import FIELDS, CompletionLogprobs
+from serving.prompts import Prompts
 from serving.room import Room
-from serving.route import to_json
-from serving.schemas import CompletionRequest
-from serving.submission import INLINE_CHARACTERS
+from serving.route import json_answer, to_json
+from serving.sse import EventStream, Frame
 
-DONE = b"data: [DONE]\n\n"
-STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold tokens back
-]
+MAX_TOKENS = 16  # OpenAI's default
+ID, KIND = "cmpl-", "text_completion"
 
 
-class Arrivals:
-    """The events of one request, handed from the engine's thread to a coroutine."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._events: deque[Event] = deque()
-        self._some = asyncio.Event()
-
-    def sink(self, event: Event) -> None:
-        """Called from the engine's thread."""
-        self._events.append(event)
-        self._loop.call_soon_threadsafe(self._some.set)
-
-    async def next(self) -> Event:
-        """The next event, once it is there."""
-        while not self._events:
-            self._some.clear()
-            await self._some.wait()
-        return self._events.popleft()
-
-
-@dataclass(slots=True)
-class Running:
-    """A submitted completion: its model, its first event (there already) and the way to the others."""
-
-    served: Served
-    call: Call
-    ticket: Ticket
-    arrivals: Arrivals
-    first: Event
-
-    async def events(self) -> AsyncGenerator[Token | Finish]:
-        """Tokens, then the Finish. Raises the SluiceError that ends the stream instead."""
-        event, call = self.first, self.call
-        try:
-            while True:
-                if isinstance(event, SluiceError):
-                    raise event
-                if isinstance(event, Finish):
-                    call.tokens = event.prompt_tokens + event.completion_tokens
-                    call.output_tokens = event.completion_tokens
-                    call.queue_s, call.compute_s = event.queue_s, event.prefill_s + event.decode_s
-                    yield event
-                    return
-                assert isinstance(event, Token)
-                call.output_tokens += 1
-                call.tokens += 1
-                yield event
-                event = await self.arrivals.next()
-        finally:
-            if not isinstance(event, Finish):
-                call.note_times()
-            self.ticket.cancel()  # does nothing to one that has ended
+async def complete(room: Room, call: Call, request: CompletionRequest) -> Response:
+    """Answer a request. Raises what `start` raises, and the error of a request that fails before its status line."""
+    running = await start(room, call, request)
+    texts = Texts(running, request)
+    if not request.stream:
+        return json_answer(await whole(running, texts))
+    await running.opened(room.settings.stream_keep_alive_s)
+    frame = Frame(running, ID, KIND, include_usage=request.include_usage)
+    return EventStream(running, CompletionChunks(frame, texts), room.settings.stream_keep_alive_s)
 
 
 async def start(room: Room, call: Call, request: CompletionRequest) -> Running:
-    """Submit a completion and wait for its first event.
-
-    Raises what the engine's `encode` and `submit` raise, and the error of a stream that fails before its first token.
-    """
+    """Submit a completion. Raises what reading the prompts and the engine's `submit` raise."""
     served = room.begin(call, ("generation",), request.model)
-    call.items = 1
-    engine = served.engine
-    assert isinstance(engine, GenerationEngine)
-    deadline = call.deadline(room.settings.completion_deadline_ms)
-    begun = time.monotonic()
-    ids: list[int]
-    if not isinstance(request.prompt, str):
-        ids = list(request.prompt)
-    elif len(request.prompt) > INLINE_CHARACTERS:
-        ids = await asyncio.to_thread(engine.encode, request.prompt)
-    else:
-        ids = engine.encode(request.prompt)
-    call.tokens = len(ids)
-    call.end_tokenizing(begun)
-    room.metrics.tokenized(served.id, call.tokenize_s)
-    arrivals = Arrivals()
-    ticket = engine.submit(ids, sampling(request), arrivals.sink, deadline=deadline)
-    call.work = ticket
-    try:
-        with call.watched(ticket.cancel):
-            first = await arrivals.next()
-    except asyncio.CancelledError:
-        ticket.cancel()
-        raise
-    finally:
-        call.note_times()  # so far: a stream's headers are sent now
-    if isinstance(first, SluiceError):
-        raise first
-    if isinstance(first, Token):
-        call.ttft_s = time.monotonic() - call.received
-    return Running(served, call, ticket, arrivals, first)
+
+    def encode(prompts: Prompts) -> list[list[int]]:
+        return [prompts.ids(prompt) for prompt in request.prompt]
+
+    characters = sum(len(prompt) for prompt in request.prompt)
+    ids = await tokenised(room, call, served, characters, encode)
+    settings = sampling(
+        request,
+        max_tokens=MAX_TOKENS if request.max_tokens is None else request.max_tokens,
+        logprobs=request.logprobs,
+        prompt_logprobs=request.logprobs if request.echo else None,
+    )
+    return await submitted(room, call, served, ids, settings, request.n or 1)
 
 
-def sampling(request: CompletionRequest) -> Sampling:
-    """The engine's settings; what the request leaves open takes OpenAI's defaults."""
-    given = {
-        name: value
-        for name in ("max_tokens", "temperature", "top_p", "top_k", "seed")
-        if (value := getattr(request, name)) is not None
-    }
-    return Sampling(stop=request.stop, **given)
+class Texts:
+    """What a request's choices show: the prompt where it is echoed, tokens' texts, log-probabilities."""
+
+    def __init__(self, running: Running, request: CompletionRequest) -> None:
+        prompts = running.prompts
+        self.n, self.ids = running.n, running.ids
+        self.scored = request.logprobs is not None
+        self.echoes = (
+            [prompt if isinstance(prompt, str) else prompts.text(prompt) for prompt in request.prompt]
+            if request.echo
+            else [""] * len(request.prompt)
+        )
+        self._logprobs = [CompletionLogprobs(prompts.speller) for _ in range(len(self.ids) * self.n)]
+
+    def choices(self, prompt: int) -> range:
+        """The choices of a prompt."""
+        return range(prompt * self.n, (prompt + 1) * self.n)
+
+    def of_prompt(self, choice: int, scores: PromptScores) -> dict[str, list[Any]]:
+        """Log-probabilities of a choice's echoed prompt."""
+        prompt = choice // self.n
+        tracker = self._logprobs[choice]
+        return tracker.prompt(self.ids[prompt], self.echoes[prompt], scores.logprobs, scores.likeliest)
+
+    def of_token(self, choice: int, token: Token) -> dict[str, list[Any]] | None:
+        """Log-probabilities of a choice's next token, where they were asked for."""
+        return self._logprobs[choice].token(token) if self.scored else None
 
 
-async def whole(running: Running) -> dict[str, Any]:
+async def whole(running: Running, texts: Texts) -> dict[str, Any]:
     """The answer of a completion that is not streamed."""
-    text: list[str] = []
-    with running.call.watched(running.ticket.cancel):
-        async with aclosing(running.events()) as events:
-            async for event in events:
-                text.append(event.text)
-    assert isinstance(event, Finish)
+    count = len(running.ids) * running.n
+    parts = [[texts.echoes[choice // running.n]] for choice in range(count)]
+    logprobs: list[dict[str, list[Any]]] = [{name: [] for name in FIELDS} for _ in range(count)]
+    reasons = [""] * count
+
+    def extend(choice: int, entry: dict[str, list[Any]] | None) -> None:
+        for name, values in (entry or {}).items():
+            logprobs[choice][name] += values
+
+    with running.call.watched(running.cancel):
+        async with aclosing(running.batches()) as batches:
+            async for batch in batches:
+                for prompt, piece in batch:
+                    if isinstance(piece, PromptScores):
+                        for choice in texts.choices(prompt):
+                            extend(choice, texts.of_prompt(choice, piece))
+                        continue
+                    choice = prompt * running.n + piece.index
+                    parts[choice].append(piece.text)
+                    if isinstance(piece, Finish):
+                        reasons[choice] = piece.reason
+                    else:
+                        extend(choice, texts.of_token(choice, piece))
     return {
-        **_frame(running),
-        "choices": [{"index": 0, "text": "".join(text), "logprobs": None, "finish_reason": event.reason}],
-        "usage": _usage(event),
-    }
-
-
-async def stream(running: Running, send: Send, *, include_usage: bool) -> None:
-    """Send a completion as server-sent events; an error after the first token is an event of its own, the last."""
-    frame = _frame(running)
-    usage: dict[str, Any] = {"usage": None} if include_usage else {}
-    await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
-
-    async def emit(data: bytes) -> None:
-        await send({"type": "http.response.body", "body": data, "more_body": True})
-
-    def chunk(text: str, reason: str | None) -> bytes:
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
-        return _event({**frame, "choices": [choice], **usage})
-
-    with running.call.watched(running.ticket.cancel):
-        try:
-            async with aclosing(running.events()) as events:
-                async for event in events:
-                    if isinstance(event, Finish):
-                        await emit(chunk(event.text, event.reason))
-                        if include_usage:
-                            await emit(_event({**frame, "choices": [], "usage": _usage(event)}))
-                    elif event.text:
-                        await emit(chunk(event.text, None))
-            await emit(DONE)
-        except SluiceError as error:
-            running.call.error = error.code
-            if error.code == "cancelled":
-                running.call.status = 499
-            await emit(_event({"error": describe(error, running.call.id)}))
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _frame(running: Running) -> dict[str, Any]:
-    return {
-        "id": f"cmpl-{running.call.id}",
-        "object": "text_completion",
-        "created": int(time.time()),
+        "id": ID + running.call.id,
+        "object": KIND,
+        "created": running.created,
         "model": running.served.id,
+        "choices": [
+            {
+                "index": choice,
+                "text": "".join(parts[choice]),
+                "logprobs": logprobs[choice] if texts.scored else None,
+                "finish_reason": reasons[choice],
+            }
+            for choice in range(count)
+        ],
+        "usage": running.usage(),
     }
 
 
-def _usage(finish: Finish) -> dict[str, int]:
-    return {
-        "prompt_tokens": finish.prompt_tokens,
-        "completion_tokens": finish.completion_tokens,
-        "total_tokens": finish.prompt_tokens + finish.completion_tokens,
-    }
+class CompletionChunks:
+    """A completion's stream."""
 
+    def __init__(self, frame: Frame, texts: Texts) -> None:
+        self.frame = frame
+        self._texts = texts
 
-def _event(value: dict[str, Any]) -> bytes:
-    return f"data: {to_json(value)}\n\n".encode()
+    def opening(self) -> bytes:
+        """The prompts, where they are echoed without log-probabilities; with them, those are waited for."""
+        texts = self._texts
+        if texts.scored:
+            return b""
+        return b"".join(
+            self._chunk(choice, echo)
+            for prompt, echo in enumerate(texts.echoes)
+            for choice in texts.choices(prompt)
+            if echo
+        )
+
+    def chunk(self, prompt: int, piece: Piece) -> bytes:
+        """One event a token that made text printable, or that has log-probabilities; one for the end."""
+        texts = self._texts
+        if isinstance(piece, PromptScores):
+            echo = texts.echoes[prompt]
+            return b"".join(
+                self._chunk(choice, echo, to_json(texts.of_prompt(choice, piece))) for choice in texts.choices(prompt)
+            )
+        choice = prompt * texts.n + piece.index
+        if isinstance(piece, Finish):
+            return self._chunk(choice, piece.text, reason=f'"{piece.reason}"')
+        if texts.scored:
+            return self._chunk(choice, piece.text, to_json(texts.of_token(choice, piece)))
+        return self._chunk(choice, piece.text) if piece.text else b""
+
+    def _chunk(self, choice: int, text: str, logprobs: str = "null", reason: str = "null") -> bytes:
+        return self.frame.chunk(
+            f'{{"index":{choice},"text":{to_json(text)},"logprobs":{logprobs},"finish_reason":{reason}}}'
+        )

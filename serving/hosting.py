@@ -30,6 +30,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 from pydantic import BaseModel, ValidationError
 
+from runtime.contract import PromptScores
 from runtime.errors import Cancelled, SluiceError
 from runtime.manifest import Kind, Manifest, verify
 from runtime.store import Entry, ModelStore, store_home
@@ -39,8 +40,9 @@ from serving.embedding_schemas import EmbeddingsRequest, EmbeddingsResponse
 from serving.errors import from_validation, status_of
 from serving.follower import Follower
 from serving.gate import App, Gate
+from serving.generation_schemas import CompletionRequest
 from serving.room import Room, log_to_stdout
-from serving.schemas import CompletionRequest, MatchRequest, MatchResponse, PairIn, RerankRequest, RerankResponse
+from serving.schemas import MatchRequest, MatchResponse, PairIn, RerankRequest, RerankResponse
 from serving.settings import Settings, SettingsRefused, misspelt, read_settings
 from serving.tracing import exporter_class
 
@@ -275,10 +277,10 @@ class GenerationMethods(Hosted):
         with refusals():
             request = checked(CompletionRequest, fields)
             running = await completions.start(self.room, current_call(), request)
-            async with aclosing(running.events()) as events:
-                async for event in events:
-                    if event.text:
-                        yield event.text
+            async with aclosing(running.batches()) as batches:
+                async for batch in batches:
+                    if text := "".join(piece.text for _, piece in batch if not isinstance(piece, PromptScores)):
+                        yield text
 
 
 def age_s(process: psutil.Process) -> float:

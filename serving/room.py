@@ -13,7 +13,7 @@ from runtime.manifest import Kind
 from serving.call import Call
 from serving.catalogue import Catalogue, Choice, Served
 from serving.lifecycle import Lifecycle
-from serving.mailbox import Mailbox
+from serving.mailbox import Bell, Mailbox
 from serving.metrics import EngineObserver, Metrics
 from serving.settings import Settings
 
@@ -36,6 +36,7 @@ class Room:
     lifecycle: Lifecycle
     retiring: list[Served] = field(default_factory=list)
     _mailbox: Mailbox | None = field(default=None)
+    _bell: Bell | None = field(default=None)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @classmethod
@@ -78,6 +79,12 @@ class Room:
         if self._mailbox is None or self._mailbox.loop is not loop:
             self._mailbox = Mailbox(loop)
         return self._mailbox
+
+    def bell(self, loop: asyncio.AbstractEventLoop) -> Bell:
+        """The bell of the running loop."""
+        if self._bell is None or self._bell.loop is not loop:
+            self._bell = Bell(loop)
+        return self._bell
 
     def serve(self, models: Sequence[Served]) -> None:
         """From now on these are found, and no others. An engine that is not among them goes on for the requests that

@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, WithJsonSchema
 
-from runtime.sampling import MAX_STOPS
-
 
 class Wire(BaseModel):
     """A part of a body."""
@@ -229,120 +227,6 @@ class ScoreResponse(Wire):
     model: str
     data: list[Score | Failed]
     usage: TokensUsed
-
-
-# ---------------------------------------------------------------- completions
-
-
-def _prompt(value: Any) -> str | tuple[int, ...]:
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        value = value[0]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and value and all(type(token) is int for token in value):
-        return tuple(value)
-    if isinstance(value, list) and len(value) > 1 and all(isinstance(text, str) for text in value):
-        raise ValueError("one prompt a request; send a request for each")
-    raise ValueError("a prompt is a string, a list of one string, or a list of token ids")
-
-
-def _stop(value: Any) -> tuple[str, ...]:
-    stops = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(stops, list) or not all(isinstance(text, str) and text for text in stops):
-        raise ValueError("stop is a non-empty string, a list of such strings, or null")
-    if len(stops) > MAX_STOPS:
-        raise ValueError(f"at most {MAX_STOPS} stop strings")
-    return tuple(stops)
-
-
-_TEXT = {"type": "string", "minLength": 1}
-Neutral = Annotated[float | None, Field(ge=0, le=0)]
-
-
-class StreamOptions(Wire):
-    """What a stream says beside its text."""
-
-    include_usage: bool = Field(False, description="A last chunk without choices carries the token counts.")
-
-
-class CompletionRequest(Wire):
-    """OpenAI's completion request. A field that would change the answer and is not supported is refused; one that is
-    sent at the value that changes nothing (n 1, penalties 0, …) is taken."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"prompt": "ROMEO:", "max_tokens": 32, "temperature": 0.8, "seed": 7}],
-        }
-    )
-    model: ModelId = None
-    prompt: Annotated[
-        str | tuple[int, ...],
-        PlainValidator(_prompt),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"type": "string"},
-                    {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 1},
-                    {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
-                ],
-                "description": "One text, or its token ids.",
-            }
-        ),
-    ]
-    max_tokens: int | None = Field(None, ge=1, description="Most tokens to generate; default 16.")
-    temperature: float | None = Field(None, ge=0, le=2, description="0 takes the likeliest token; default 1.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Sample from the smallest set of this mass; default 1.")
-    top_k: int | None = Field(None, ge=0, description="Sample from this many tokens; default 0, all. Not in OpenAI's.")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="The same seed gives the same text.")
-    stop: Annotated[
-        tuple[str, ...],
-        PlainValidator(_stop),
-        WithJsonSchema(
-            {
-                "anyOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": MAX_STOPS}, {"type": "null"}],
-                "description": "Generation ends before one of these; they are not returned.",
-            }
-        ),
-    ] = ()
-    stream: bool | None = Field(None, description="Send each token as a server-sent event.")
-    stream_options: StreamOptions | None = None
-    n: Annotated[int | None, Field(ge=1, le=1)] = None
-    best_of: Annotated[int | None, Field(ge=1, le=1)] = None
-    echo: Literal[False] | None = None
-    logprobs: None = None
-    suffix: None = None
-    logit_bias: Annotated[dict[str, float] | None, Field(max_length=0)] = None
-    presence_penalty: Neutral = None
-    frequency_penalty: Neutral = None
-    user: str | None = Field(None, description="Taken and not used.")
-
-
-class Usage(Wire):
-    """Token counts of a completion."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class Choice(Wire):
-    """The text, and why it ended."""
-
-    index: int
-    text: str
-    logprobs: None = None
-    finish_reason: Literal["stop", "length"] | None
-
-
-class CompletionResponse(Wire):
-    """A completion, or one event of its stream."""
-
-    id: str
-    object: Literal["text_completion"]
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage | None = None
 
 
 # ---------------------------------------------------------------- models and probes

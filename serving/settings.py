@@ -88,6 +88,9 @@ class Settings(BaseModel):
     completion_deadline_ms: int = Field(
         300_000, gt=0, description="Deadline of a completion, its whole stream included, in ms."
     )
+    stream_keep_alive_s: float = Field(
+        15, ge=0, description="A stream that has nothing to say sends a comment every so many seconds; 0: never."
+    )
     body_timeout_s: float = Field(
         60, gt=0, description="A request's body must have arrived within so many seconds; later is 408."
     )

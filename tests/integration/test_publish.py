@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,9 @@ from runtime.backends.fake import byte_tokenizer, write_fake_artifact
 from runtime.contract import Sampling
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
+from runtime.manifest import read_manifest
 from runtime.store import ModelStore
+from training.checkpoint import adopt_folder
 
 pytestmark = pytest.mark.integration
 
@@ -54,6 +57,26 @@ def test_a_folder_is_published_promoted_listed_and_generates(folder: Path, tmp_p
     command = [str(Path(sys.executable).with_name("bentoml")), "models", "get", shown["tag"], "-o", "json"]
     seen = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "BENTOML_HOME": str(tmp_path)})
     assert json.loads(seen.stdout)["labels"]["kind"] == "generation"
+
+
+def test_a_chat_template_goes_along_wherever_the_folder_keeps_it(folder: Path, tmp_path: Path) -> None:
+    template = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    older = tmp_path / "older"
+    shutil.copytree(folder, older)
+    configuration = json.loads((older / "tokenizer_config.json").read_text())
+    several = [{"name": "tools", "template": "none"}, {"name": "default", "template": template}]
+    for number, written in enumerate([template, several]):
+        (older / "tokenizer_config.json").write_text(json.dumps(configuration | {"chat_template": written}))
+        manifest = adopt_folder(older, tmp_path / f"adopted-{number}")
+        assert manifest.chat_template == "chat_template.jinja"
+        assert (tmp_path / f"adopted-{number}" / manifest.chat_template).read_text() == template
+    newer = tmp_path / "newer"
+    shutil.copytree(folder, newer)
+    (newer / "chat_template.jinja").write_text(template)
+    assert training(tmp_path, "publish", str(newer), "--name", "talks").returncode == 0
+    published = Path(json.loads(training(tmp_path, "models", "show", "talks", "--json").stdout)["path"])
+    assert (published / (read_manifest(published).chat_template or "")).read_text() == template
+    assert adopt_folder(folder, tmp_path / "none").chat_template is None
 
 
 def test_the_same_artifact_twice_is_one_version(tmp_path: Path) -> None:

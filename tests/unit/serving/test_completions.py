@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from runtime.backends.fake import TALE, FakeGeneration
 from runtime.contract import F32, I64
 from serving.gate import Gate
-from serving.schemas import CompletionResponse
+from serving.generation_schemas import CompletionResponse
 from tests.unit.serving.asgi import ask, complete, exchange
 from tests.unit.serving.conftest import MakeApp
 
@@ -24,7 +25,12 @@ def test_the_whole_text_with_counts(app: Gate) -> None:
     assert answer.choices[0].text == TALE[1:7]
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
-    assert answer.usage.model_dump() == {"prompt_tokens": 1, "completion_tokens": 6, "total_tokens": 7}
+    assert answer.usage.model_dump() == {
+        "prompt_tokens": 1,
+        "completion_tokens": 6,
+        "total_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
     assert answer.id.startswith("cmpl-")
     assert answer.model == "generation"
 
@@ -33,7 +39,8 @@ def test_sixteen_tokens_unless_said_otherwise(app: Gate) -> None:
     assert complete(app).json()["usage"]["completion_tokens"] == 16
 
 
-def test_a_stream_has_an_event_a_token_and_says_done(app: Gate) -> None:
+def test_a_stream_has_an_event_a_token_and_says_done(make_app: MakeApp) -> None:
+    app, _ = make_app(generation_model="slow-generation")
     reply = complete(app, max_tokens=5, stream=True)
     *chunks, done = reply.events()
     assert done == "[DONE]"
@@ -43,15 +50,16 @@ def test_a_stream_has_an_event_a_token_and_says_done(app: Gate) -> None:
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * 5 + ["length"]
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert "usage" not in chunks[0]
-    # Each token was flushed by itself.
-    assert len(reply.chunks) == len(chunks) + 1
+    # Each token was flushed as it came; the last one, with which the text ends, together with its end.
+    assert len(reply.chunks) == 6
 
 
 def test_usage_comes_last_when_asked_for(app: Gate) -> None:
     events = complete(app, max_tokens=2, stream=True, stream_options={"include_usage": True}).events()
     assert [event["usage"] for event in events[:-2]] == [None] * 3
     assert events[-2]["choices"] == []
-    assert events[-2]["usage"] == {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    counts = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    assert events[-2]["usage"] == counts | {"prompt_tokens_details": {"cached_tokens": 0}}
 
 
 def test_stream_and_whole_text_agree(app: Gate) -> None:
@@ -68,9 +76,45 @@ def test_stop_strings_end_the_text_and_are_not_shown(app: Gate) -> None:
         assert choice["finish_reason"] == "stop"
 
 
-@pytest.mark.parametrize("prompt", ["x", ["x"], [120]])
+@pytest.mark.parametrize("prompt", ["x", ["x"], [120], [[120]]])
 def test_a_prompt_is_text_or_token_ids(app: Gate, prompt: object) -> None:
     assert complete(app, prompt=prompt, max_tokens=3).json()["choices"][0]["text"] == TALE[1:4]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_several_prompts_are_choices_in_their_order(app: Gate, stream: bool) -> None:
+    reply = complete(app, prompt=["x", "xyz", [120, 121]], max_tokens=3, stream=stream)
+    found = dict.fromkeys(range(3), "")
+    for answer in [event for event in reply.events() if event != "[DONE]"] if stream else [reply.json()]:
+        for choice in answer["choices"]:
+            found[choice["index"]] += choice["text"]
+    assert found == {0: TALE[1:4], 1: TALE[3:6], 2: TALE[2:5]}
+    if not stream:
+        counts = {"prompt_tokens": 6, "completion_tokens": 9, "total_tokens": 15}
+        assert reply.json()["usage"] == counts | {"prompt_tokens_details": {"cached_tokens": 0}}
+
+
+def test_more_prompts_than_may_wait_are_refused_as_a_whole(make_app: MakeApp) -> None:
+    app, room = make_app(generation_model="slow-generation", generation_queue_items=3)
+    assert complete(app, prompt=["a"] * 3, max_tokens=1).status == 200
+    reply = complete(app, prompt=["a"] * 4)
+    assert (reply.status, reply.error["code"], reply.error["param"]) == (413, "limit_exceeded", "prompt")
+    # One of them is refused, so all are: the first ones leave their slots.
+    reply = complete(app, prompt=["a", "a", "x" * 300])
+    assert (reply.status, reply.error["code"]) == (422, "too_many_tokens")
+    engine = room.catalogue.find(("generation",), None).engine
+    deadline = time.monotonic() + 2
+    while engine.load().running_items + engine.load().queued_items and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert engine.load().running_items == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prompt", ["xä", [120, 0xC3, 0xA4]])
+def test_an_echo_comes_before_the_text(app: Gate, stream: bool, prompt: object) -> None:
+    reply = complete(app, prompt=prompt, max_tokens=3, echo=True, stream=stream)
+    answers = [event for event in reply.events() if event != "[DONE]"] if stream else [reply.json()]
+    assert "".join(answer["choices"][0]["text"] for answer in answers) == "xä" + TALE[3:6]
 
 
 def test_fields_at_the_value_that_changes_nothing_are_taken(app: Gate) -> None:
@@ -85,13 +129,21 @@ def test_fields_at_the_value_that_changes_nothing_are_taken(app: Gate) -> None:
     [
         ("n", 2),
         ("best_of", 2),
-        ("echo", True),
         ("logprobs", 1),
+        ("logprobs", 6),
+        ("logprobs", True),
+        ("min_p", 0.1),
+        ("repetition_penalty", 1.1),
+        ("min_tokens", 1),
+        ("ignore_eos", True),
         ("suffix", "x"),
         ("logit_bias", {"1": 5}),
         ("presence_penalty", 0.5),
         ("frequency_penalty", -1),
+        ("logit_bias", {"a": 5}),
+        ("logit_bias", {"1": 500}),
         ("response_format", {"type": "json_object"}),
+        ("response_format", {"type": "json_schema"}),
         ("tools", []),
         ("max_tokens", 0),
         ("max_tokens", "5"),
@@ -107,8 +159,9 @@ def test_fields_at_the_value_that_changes_nothing_are_taken(app: Gate) -> None:
         ("stream", "yes"),
         ("prompt", None),
         ("prompt", []),
-        ("prompt", ["a", "b"]),
-        ("prompt", [[1]]),
+        ("prompt", ["a", 1]),
+        ("prompt", [[]]),
+        ("prompt", [[2**40]]),
         ("prompt", [1.5]),
         ("prompt", [True]),
         ("prompt", [999]),

@@ -30,6 +30,7 @@ PATHS = {
     "/score",
     "/v1/embeddings",
     "/v1/completions",
+    "/v1/chat/completions",
     *(TEI := {"/rerank", "/predict", "/similarity", "/embed", "/tokenize", "/info"}),
     "/v1/models",
     "/v1/models/{id}",
