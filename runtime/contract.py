@@ -233,6 +233,10 @@ class GenerationBackend(Protocol):
         """Copy the first `length` tokens of slot `source` over slot `target`."""
         ...
 
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchange the first `length` tokens of two slots; what lies after them is lost in both."""
+        ...
+
 
 # ---------------------------------------------------------------- both
 

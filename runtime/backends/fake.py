@@ -147,6 +147,9 @@ class FakeGeneration:
     def move(self, source: int, target: int, length: int) -> None:
         """Nothing is kept a slot, so nothing moves."""
 
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Nor is anything exchanged."""
+
     def _row(self, length: int) -> F32:
         row = np.zeros(VOCABULARY, np.float32)
         row[ord(TALE[length % len(TALE)])] = 20.0

@@ -120,36 +120,63 @@ class OnnxGeneration:
     Inputs: input_ids (B, T), seqlens_k (B,) = tokens after this call - 1, total_sequence_length () = its largest + 1,
     first_logit (1,), position_ids (B, T) where positions are learned, past_key_values.L.key|value (B, H, context, D).
     Outputs: logits (B, T - first_logit, V) and present.L.key|value, which are the very same memory as the past.
+
+    A graph may say that its kernels compute rows in pairs (`row_multiple` 2): the last of an odd number of rows would
+    take another kernel and come out a rounding different, so it gets a companion, and the outcome of a row depends on
+    no neighbour. A decode step's companion is the cache row before slot 0, a prefill's is the place after its tokens.
     """
 
     def __init__(self, graph: Path, shape: CausalShape, *, slots: int, context: int, threads: int) -> None:
         self.slots, self.context, self.vocab_size = slots, context, shape.vocab_size
-        self._session = open_session(graph, threads)
+        # A step is some hundred short parallel loops: threads that sleep between them would be woken as often.
+        self._session = open_session(graph, threads, spin=True)
+        self._multiple = int(self._session.get_modelmeta().custom_metadata_map.get("row_multiple", 1))
+        self._spare = self._multiple - 1  # cache rows before slot 0
         self._learned_positions = "position_ids" in {node.name for node in self._session.get_inputs()}
-        self._slot_shape = (shape.kv_heads, context, shape.head_dim)
-        names = [f"{layer}.{part}" for layer in range(shape.layers) for part in ("key", "value")]
+        self._names = [f"{layer}.{part}" for layer in range(shape.layers) for part in ("key", "value")]
         # The whole cache, known in advance: it never grows.
-        self._cache = {name: np.zeros((slots, *self._slot_shape), np.float32) for name in names}
+        size = (len(self._names), self._spare + slots, shape.kv_heads, context, shape.head_dim)
+        self._cache = np.zeros(size, np.float32)
         self._bindings: dict[tuple[int, int], ort.IOBinding] = {}
 
     def prefill(self, slot: int, ids: Sequence[int], start: int = 0, all_logits: bool = False) -> F32:
         """Append `ids` to `slot`, which holds `start` tokens -> (1, V), or (T, V) with `all_logits`."""
-        tokens = np.asarray([ids], np.int64)  # (1, T)
-        first = 0 if all_logits else len(ids) - 1
-        logits: F32 = self._run(tokens, np.asarray([start + len(ids) - 1], np.int32), slot, first)[0]
-        return logits
+        count = len(ids)
+        # One token alone would take attention's kernel for decode steps. With a second one after it, how a prompt is
+        # cut into calls changes nothing. Where the context ends there is no room for any.
+        extra = max(2 - count, -count % self._multiple) if start + count < self.context else 0
+        tokens = np.asarray([[*ids, *[0] * extra]], np.int64)  # (1, T)
+        first = 0 if all_logits else max(0, min(count - 1, count + extra - self._multiple))
+        last = np.asarray([start + count + extra - 1], np.int32)
+        logits = self._run(tokens, last, self._spare + slot, first)[0, : count - first]
+        return logits if all_logits else logits[-1:]
 
     def decode(self, tokens: I64, lengths: I64) -> F32:
         """Append one token to each of slots 0..n-1, which hold `lengths` tokens: (n,), (n,) -> (n, V)."""
-        return self._run(tokens[:, None], lengths.astype(np.int32), 0, 0)[:, 0]
+        extra = -len(tokens) % self._multiple
+        companions = np.zeros(extra, np.int64)
+        last = np.concatenate([companions, lengths]).astype(np.int32)
+        return self._run(np.concatenate([companions, tokens])[:, None], last, self._spare - extra, 0)[extra:, 0]
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of slot `source` over slot `target`."""
-        for array in self._cache.values():
-            array[target, :, :length] = array[source, :, :length]
+        self._prefix(target, length)[:] = self._prefix(source, length)
 
-    def _run(self, tokens: I64, last_positions: np.ndarray, slot: int, first_logit: int) -> F32:
-        """(B, T) tokens into slots slot..slot+B-1; `last_positions` (B,): of the last token of each row."""
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchange the first `length` tokens of two slots; what lies after them is lost in both."""
+        kept = self._prefix(one, length).copy()
+        self.move(other, one, length)
+        self._prefix(other, length)[:] = kept
+
+    def _prefix(self, slot: int, length: int) -> F32:
+        """(2 layers, H, length, D): a view of the first tokens of a slot."""
+        return self._cache[:, self._spare + slot, :, :length]
+
+    def _run(self, tokens: I64, last_positions: np.ndarray, row: int, first_logit: int) -> F32:
+        """(B, T) tokens into cache rows row..row+B-1 -> (B, T - first_logit, V), new memory at every call.
+
+        `last_positions` (B,): of the last token of each row.
+        """
         rows, width = tokens.shape
         feeds = {
             "input_ids": tokens,
@@ -160,21 +187,22 @@ class OnnxGeneration:
         if self._learned_positions:
             steps = np.arange(width, dtype=np.int64) - (width - 1)
             feeds["position_ids"] = last_positions[:, None].astype(np.int64) + steps
-        binding = self._binding(slot, rows)
+        binding = self._binding(row, rows)
         for name, value in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        binding.bind_output("logits", CPU)
+        logits = np.empty((rows, width - first_logit, self.vocab_size), np.float32)
+        binding.bind_output("logits", CPU, 0, np.float32, logits.shape, logits.ctypes.data)
         self._session.run_with_iobinding(binding)
-        return np.asarray(binding.get_outputs()[-1].numpy(), np.float32)
+        return logits
 
-    def _binding(self, slot: int, rows: int) -> ort.IOBinding:
-        """A binding whose cache inputs and outputs are slots slot..slot+rows-1; made once for each such view."""
-        if (slot, rows) not in self._bindings:
+    def _binding(self, row: int, rows: int) -> ort.IOBinding:
+        """A binding whose cache inputs and outputs are cache rows row..row+rows-1; made once for each such view."""
+        if (row, rows) not in self._bindings:
             binding = self._session.io_binding()
-            shape = (rows, *self._slot_shape)
-            for name, array in self._cache.items():
-                pointer = array[slot:].ctypes.data
+            shape = (rows, *self._cache.shape[2:])
+            for name, array in zip(self._names, self._cache, strict=True):
+                pointer = array[row:].ctypes.data
                 binding.bind_input(f"past_key_values.{name}", CPU, 0, np.float32, shape, pointer)
                 binding.bind_output(f"present.{name}", CPU, 0, np.float32, shape, pointer)
-            self._bindings[slot, rows] = binding
-        return self._bindings[slot, rows]
+            self._bindings[row, rows] = binding
+        return self._bindings[row, rows]

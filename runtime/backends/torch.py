@@ -70,3 +70,7 @@ class TorchGeneration:
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of slot `source` over slot `target`."""
         self._rows[target] = self._rows[source][:length]
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchange the first `length` tokens of two slots; what lies after them is lost in both."""
+        self._rows[one], self._rows[other] = self._rows[other][:length], self._rows[one][:length]

@@ -61,6 +61,8 @@ MODELS: dict[str, Any] = {
     ),
     # head size 8, grouped keys and values, untied head: the paddings and shapes that a plain GPT-2 does not have
     "llama": lambda: _llama(tie_word_embeddings=False),
+    # several blocks of quantised weights a column: kernels for one row and for two add them up in different order
+    "llama-large": lambda: _llama(hidden_size=384, intermediate_size=640, num_attention_heads=6),
     "llama-wide": lambda: _llama(num_attention_heads=2, num_key_value_heads=1, head_dim=32, rope_theta=5e4),
 }
 
@@ -207,7 +209,6 @@ class TestGpt2Fp32(_Generation):
 
 
 class TestGpt2Int8(_Generation):
-    # Blocks of weights and of activations a row: even int8 does not depend on the neighbours.
     model, graph, tolerance = "gpt2", "int8", 1e-5
 
 
@@ -217,6 +218,44 @@ class TestLlamaFp32(_Generation):
 
 class TestLlamaInt8(_Generation):
     model, graph, tolerance = "llama", "int8", 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("model", ["gpt2", "llama-large"])
+def test_a_sequence_is_the_same_bit_by_bit_in_any_company_and_however_its_prompt_is_cut(
+    model: str, precision: str, artifacts: dict[str, Path]
+) -> None:
+    root = artifacts[model] / precision
+    shape = read_manifest(root).causal
+    assert shape is not None
+    backend = OnnxGeneration(root / GRAPH, shape, slots=5, context=64, threads=2)
+    random = np.random.default_rng(2)
+    prompts = [random.integers(3, VOCABULARY, length).tolist() for length in (21, 8, 33, 5)]
+    whole = [backend.prefill(slot, prompt, all_logits=True) for slot, prompt in enumerate(prompts)]
+    for size in (1, 2, 3, 7, 16, 20):
+        for start in range(0, 21, size):
+            chunk = prompts[0][start : start + size]
+            assert np.array_equal(backend.prefill(4, chunk, start, all_logits=True), whole[0][start : start + size])
+    assert np.array_equal(backend.prefill(4, prompts[0]), whole[0][-1:])
+
+    tokens, lengths = np.asarray([4, 5, 6, 7]), np.asarray([21, 8, 33, 5])
+    together = [backend.decode(tokens[:count], lengths[:count]) for count in (1, 2, 3, 4)]
+    for rows in together:
+        assert np.array_equal(rows, together[-1][: len(rows)])
+    for slot in range(4):
+        backend.move(slot, 0, 33)
+        assert np.array_equal(backend.decode(tokens[slot : slot + 1], lengths[slot : slot + 1])[0], together[-1][slot])
+
+
+def test_a_prompt_may_fill_the_context(artifacts: dict[str, Path]) -> None:
+    root = artifacts["gpt2"] / "int8"
+    shape = read_manifest(root).causal
+    assert shape is not None
+    backend = OnnxGeneration(root / GRAPH, shape, slots=1, context=63, threads=2)
+    prompt = np.random.default_rng(2).integers(3, VOCABULARY, 63).tolist()
+    whole = backend.prefill(0, prompt, all_logits=True)
+    assert whole.shape == (63, VOCABULARY)
+    assert np.abs(backend.prefill(0, prompt[-1:], start=62) - whole[-1:]).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "llama-wide"])

@@ -91,6 +91,25 @@ class GenerationBackendContract:
         moved = backend.decode(np.asarray([7]), np.asarray([14]))
         assert self.close(moved, backend.prefill(1, [*self.prompt(14, seed=2), 7]))
 
+    def test_swapped_sequences_go_on_where_they_were(self, backend: GenerationBackend) -> None:
+        prompts = [self.prompt(9, seed=1), self.prompt(14, seed=2)]
+        for slot, prompt in enumerate(prompts):
+            backend.prefill(slot, prompt)
+        backend.swap(0, 1, 14)
+        swapped = backend.decode(np.asarray([7, 8]), np.asarray([14, 9]))
+        assert self.close(swapped[0], backend.prefill(2, [*prompts[1], 7])[0])
+        assert self.close(swapped[1], backend.prefill(2, [*prompts[0], 8])[0])
+
+    def test_a_copied_prefix_serves_two(self, backend: GenerationBackend) -> None:
+        prefix, rests = self.prompt(12, seed=1), (self.prompt(5, seed=2), self.prompt(8, seed=3))
+        backend.prefill(0, [*prefix, *rests[0]])
+        backend.move(0, 1, len(prefix))
+        reused = backend.prefill(1, rests[1], start=len(prefix))
+        assert self.close(reused, backend.prefill(2, [*prefix, *rests[1]]))
+        # The one that the prefix came from is untouched.
+        going_on = backend.decode(np.asarray([7]), np.asarray([17]))
+        assert self.close(going_on, backend.prefill(2, [*prefix, *rests[0], 7]))
+
     def test_a_reused_slot_remembers_nothing(self, backend: GenerationBackend) -> None:
         fresh = backend.prefill(0, self.prompt(6, seed=3)).copy()
         backend.prefill(0, self.prompt(30, seed=4))
