@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.generation import GenerationEngine
 from serving.catalogue import Served
 
 # 0.5 ms … 2 min, about two a doubling: fine where interactive latencies lie, coarse where they hurt anyway.
@@ -49,6 +50,8 @@ METERS = (
     Meter("sluice_time_to_first_token_seconds", "Histogram", ("model",), "From submission to a token.", SECONDS),
     Meter("sluice_inter_token_seconds", "Histogram", ("model",), "Between two tokens of a sequence.", SECONDS),
     Meter("sluice_input_tokens_total", "Counter", ("model",), "Tokens read: of pairs, or of prompts."),
+    Meter("sluice_prefill_tokens_total", "Counter", ("model",), "Tokens of prompts that were computed."),
+    Meter("sluice_prefix_tokens_total", "Counter", ("model",), "Tokens of prompts that the KV cache had already."),
     Meter("sluice_output_tokens_total", "Counter", ("model",), "Tokens generated."),
     Meter("sluice_finished_total", "Counter", ("model", "reason"), "Completions that ended by stop or length."),
     Meter("sluice_shed_total", "Counter", ("model",), "Requests refused with 429."),
@@ -73,6 +76,14 @@ METERS = (
     Meter("sluice_running_items", "Gauge", ("model",), "Pairs, or sequences, in compute.", (), "livesum"),
     Meter("sluice_running_tokens", "Gauge", ("model",), "The same in tokens.", (), "livesum"),
     Meter(
+        "sluice_kv_cache_usage_ratio",
+        "Gauge",
+        ("model",),
+        "Tokens of running sequences over those that the KV cache has room for, of the fullest worker.",
+        (),
+        "livemax",
+    ),
+    Meter(
         "sluice_saturation",
         "Gauge",
         (),
@@ -94,6 +105,8 @@ EVENTS = {
     "ttft_s": "sluice_time_to_first_token_seconds",
     "inter_token_s": "sluice_inter_token_seconds",
     "prompt_tokens": "sluice_input_tokens_total",
+    "prefill_tokens": "sluice_prefill_tokens_total",
+    "prefix_tokens": "sluice_prefix_tokens_total",
     "generated_tokens": "sluice_output_tokens_total",
     "finished": "sluice_finished_total",
     "shed": "sluice_shed_total",
@@ -150,6 +163,7 @@ class Metrics:
             self._meters[meter.name] = makers[meter.kind](meter.name, meter.meaning, meter.labels, **options)
         self._known: dict[tuple[str, ...], Callable[[float], None]] = {}
         self._levelled: set[str] = set()  # a model that is gone goes back to 0
+        self._filled: set[str] = set()  # the same of generation models
 
     def recorder(self, name: str, **labels: str) -> Callable[[float], None]:
         """The function that adds to a counter, observes into a histogram or sets a gauge."""
@@ -178,13 +192,20 @@ class Metrics:
     def levels(self, served: Iterable[Served], in_flight: int) -> None:
         """Set the gauges from what is in flight now. During a swap, an id has two engines, which are added up."""
         highest = 0.0
+        fill = dict.fromkeys(self._filled, 0.0)
         totals: dict[str, list[int]] = {model: [0, 0, 0, 0] for model in self._levelled}
         for model in served:
             load = model.engine.load()
             each = (load.queued_items, load.queued_tokens, load.running_items, load.running_tokens)
             totals[model.id] = [a + b for a, b in zip(totals.get(model.id, [0] * 4), each, strict=True)]
             highest = max(highest, load.saturation)
+            if isinstance(model.engine, GenerationEngine):
+                room = model.engine.slots * model.engine.context
+                fill[model.id] = max(fill.get(model.id, 0.0), load.running_tokens / room)
         self._levelled |= totals.keys()
+        self._filled |= fill.keys()
+        for id, ratio in fill.items():
+            self._record(("sluice_kv_cache_usage_ratio", id), ratio)
         for id, values in totals.items():
             for name, value in zip(LEVELS, values, strict=True):
                 self._record((name, id), value)

@@ -39,6 +39,7 @@ def test_a_warm_up_is_no_traffic_and_requests_are(make_app: MakeApp) -> None:
         'sluice_tokenize_seconds_count{model="matching"}': 1,
         'sluice_queue_wait_seconds_count{model="matching"}': 2,
         'sluice_queued_items{model="matching"}': 0,
+        'sluice_kv_cache_usage_ratio{model="generation"}': 0,
         "sluice_saturation": 0,
         "sluice_requests_in_flight": 0,
     }
