@@ -18,11 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 Array = npt.NDArray[np.float32]
 MS = "com.microsoft"
 # ONNX Runtime's CPU kernel takes head sizes that are multiples of 16; smaller heads are padded with zeros, exactly.
 HEAD_MULTIPLE = 16
+# Kinds of rotary frequencies that do not change with the length of a text.
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+# A protobuf file ends at 2 GB; the weights of a larger graph lie in a file beside it.
+LARGEST_FILE_BYTES = 1_900_000_000
 
 
 def write_causal_graph(config: Any, state: Mapping[str, Array], path: Path) -> int:
@@ -35,6 +40,13 @@ def write_causal_graph(config: Any, state: Mapping[str, Array], path: Path) -> i
     if config.model_type not in GRAPH_WRITERS:
         raise ValueError(f"model type {config.model_type!r} has no graph writer; {', '.join(GRAPH_WRITERS)} have.")
     return GRAPH_WRITERS[config.model_type](config, state).write(path)
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Save a model, its weights in `path`.data where one file cannot hold them."""
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    outside = size > LARGEST_FILE_BYTES
+    onnx.save(model, path, save_as_external_data=outside, location=f"{path.name}.data" if outside else None)
 
 
 class _Decoder(ABC):
@@ -127,7 +139,7 @@ class _Decoder(ABC):
                 outputs.append(value(f"present.{layer}.{part}", TensorProto.FLOAT, cache))
         graph = helper.make_graph(self.nodes, self.config.model_type, inputs, outputs, self.weights)
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MS, 1)]
-        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+        save_graph(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
         return self.padded
 
     @abstractmethod
@@ -138,29 +150,26 @@ class _Decoder(ABC):
 class _Llama(_Decoder):
     def __init__(self, config: Any, state: Mapping[str, Array]) -> None:
         super().__init__(config, state)
-        rope = dict(getattr(config, "rope_parameters", None) or {})
-        unsupported = {
-            "rope type": (rope.get("rope_type", "default"), "default"),
-            "activation": (config.hidden_act, "silu"),
-            "attention_bias": (bool(config.attention_bias), False),
-            "mlp_bias": (bool(config.mlp_bias), False),
-        }
-        for what, (found, known) in unsupported.items():
-            if found != known:
-                raise ValueError(f"Llama {what} {found!r} is not supported by the graph writer; {known!r} is.")
-        self.theta = float(rope.get("rope_theta", 10000.0))
+        rope = config.rope_parameters["rope_type"]
+        if rope not in ROPE_TYPES:
+            raise ValueError(
+                f"Llama rope type {rope!r} is not supported by the graph writer; {', '.join(ROPE_TYPES)} are."
+            )
+        if config.hidden_act != "silu":
+            raise ValueError(f"Llama activation {config.hidden_act!r} is not supported by the graph writer; 'silu' is.")
         self.layers, self.hidden = config.num_hidden_layers, config.hidden_size
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim or self.hidden // self.heads
 
     def rotary_tables(self) -> None:
         """cos and sin (S, D/2); columns past the model's own head size turn zeros and may hold anything."""
-        frequencies = 1 / self.theta ** (np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim)
-        frequencies = np.pad(frequencies, (0, (self.padded - self.head_dim) // 2))
+        embedding = LlamaRotaryEmbedding(self.config)
+        frequencies = np.pad(embedding.inv_freq.double().numpy(), (0, (self.padded - self.head_dim) // 2))
         angles = np.outer(np.arange(self.config.max_position_embeddings), frequencies)
+        scale = embedding.attention_scaling
         self.rotary = [
-            self.weight("rotary.cos", np.cos(angles).astype(np.float32)),
-            self.weight("rotary.sin", np.sin(angles).astype(np.float32)),
+            self.weight("rotary.cos", (scale * np.cos(angles)).astype(np.float32)),
+            self.weight("rotary.sin", (scale * np.sin(angles)).astype(np.float32)),
         ]
 
     def norm(self, x: str, skip: str | None, name: str) -> tuple[str, str]:
@@ -183,6 +192,18 @@ class _Llama(_Decoder):
         )
         return name, f"{name}.sum"
 
+    def packed_qkv(self, prefix: str) -> tuple[Array, Array | None]:
+        """Query, key and value weights (in, (H + 2K) D) side by side, and their biases where the model has them."""
+        heads = {"q": self.heads, "k": self.kv_heads, "v": self.kv_heads}
+
+        def packed(part: str) -> Array:
+            rows = {name: np.atleast_2d(self.state[f"{prefix}{name}_proj.{part}"].T) for name in heads}
+            return np.concatenate(
+                [self.pad_columns(rows[name], count, halves=name != "v") for name, count in heads.items()], axis=1
+            )
+
+        return packed("weight"), packed("bias")[0] if self.config.attention_bias else None
+
     def build(self) -> None:
         state = self.state
         self.rotary_tables()
@@ -191,22 +212,18 @@ class _Llama(_Decoder):
         for layer in range(self.layers):
             prefix = f"model.layers.{layer}."
             x, stream = self.norm(stream, branch, f"{prefix}input_layernorm.weight")
-            q, k, v = (state[f"{prefix}self_attn.{name}_proj.weight"].T for name in "qkv")
-            packed = [
-                self.pad_columns(q, self.heads, halves=True),
-                self.pad_columns(k, self.kv_heads, halves=True),
-                self.pad_columns(v, self.kv_heads, halves=False),
-            ]
-            x = self.attention(self.linear(x, f"{prefix}qkv", np.concatenate(packed, axis=1)), layer)
+            x = self.attention(self.linear(x, f"{prefix}qkv", *self.packed_qkv(f"{prefix}self_attn.")), layer)
             out = self.pad_columns(state[f"{prefix}self_attn.o_proj.weight"], self.heads, halves=False).T
-            x, stream = self.norm(
-                stream, self.linear(x, f"{prefix}out", out), f"{prefix}post_attention_layernorm.weight"
-            )
+            x = self.linear(x, f"{prefix}out", out, state.get(f"{prefix}self_attn.o_proj.bias"))
+            x, stream = self.norm(stream, x, f"{prefix}post_attention_layernorm.weight")
             gate, up, down = (state[f"{prefix}mlp.{name}_proj.weight"].T for name in ("gate", "up", "down"))
-            both = self.linear(x, f"{prefix}gate_up", np.concatenate([gate, up], axis=1))
+            biases = [state.get(f"{prefix}mlp.{name}_proj.bias") for name in ("gate", "up")]
+            bias = np.concatenate(biases) if self.config.mlp_bias else None
+            both = self.linear(x, f"{prefix}gate_up", np.concatenate([gate, up], axis=1), bias)
             gated, raised = self.node("Split", [both], outputs=2, axis=-1, num_outputs=2)
             active = self.node("QuickGelu", [gated], domain=MS, alpha=1.0)  # x * sigmoid(1 x) is SiLU
-            branch = self.linear(self.node("Mul", [active, raised]), f"{prefix}down", down)
+            x = self.node("Mul", [active, raised])
+            branch = self.linear(x, f"{prefix}down", down, state.get(f"{prefix}mlp.down_proj.bias"))
         x, _ = self.norm(stream, branch, "model.norm.weight")
         self.logits(x, state.get("lm_head.weight", state["model.embed_tokens.weight"]).T)
 
@@ -269,7 +286,7 @@ class _Gpt2(_Decoder):
             x = self.node("FastGelu", [self.conv1d(x, f"{prefix}mlp.c_fc")], domain=MS)
             branch = self.conv1d(x, f"{prefix}mlp.c_proj")
         x, _ = self.norm(stream, branch, "transformer.ln_f")
-        self.logits(x, state["transformer.wte.weight"].T)
+        self.logits(x, state.get("lm_head.weight", state["transformer.wte.weight"]).T)
 
 
 GRAPH_WRITERS: dict[str, type[_Decoder]] = {"gpt2": _Gpt2, "llama": _Llama}

@@ -83,7 +83,7 @@ def adopt_folder(
         sentence_folder.check_encoder(config, source)
     elif (found := kind_of(config, source)) != (kind or found):
         raise InvalidInput(f"{source} is of kind {found}, not {kind}.")
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     for pattern in (*CONFIGURATION, *WEIGHTS):
         for path in source.glob(pattern):
             shutil.copyfile(path, directory / path.name)

@@ -1,5 +1,5 @@
-"""`python -m training compress CONFIG`: checkpoint -> fp32 ONNX -> fp16 for GPUs, int8 for CPUs; each an artifact, each
-checked and measured.
+"""`python -m training compress CONFIG|FOLDER`: checkpoint -> fp32 ONNX -> fp16 for GPUs, int8 for CPUs; each step an
+artifact, checked and measured.
 
 A step is refused when its output is further from its parent's than the recipe allows. What it cost and gained (size,
 latency, quality) goes into the manifest of the artifact it made.
@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoModelForCausalLM
 
+from models import causal_lm
+from models.bi_encoder import read_head
 from records.document import DocumentError, read_document
 from runtime.contract import Pair, PairResult, Sampling, Token
 from runtime.encoder import EncoderEngine
@@ -27,20 +28,20 @@ from runtime.errors import InvalidInput, SluiceError
 from runtime.load import load_engine
 from runtime.manifest import MANIFEST_FILE, Manifest, Parity, Step, read_manifest, write_manifest
 from training.causal_graph import write_causal_graph
-from training.checkpoint import git_commit, read_config, versions
+from training.checkpoint import adopt_folder, git_commit, read_config, versions
 from training.data.errors import DataError
 from training.encoder_graph import write_encoder_graph
 from training.half import halve_encoder
-from training.probe import Engine, Probe, recipe_probe
+from training.probe import Engine, Probe, recipe_probe, sampled_texts, vocabulary_texts
 from training.quantization import quantize_decoder, quantize_encoder
-from training.recipe import Recipe
+from training.recipe import Compress, Recipe
 
 GRAPH = "model.onnx"
 LATENCY_RUNS = 40
 COMPARED = {"matching": "score", "embedding": "cosine", "generation": "log p"}
 
 
-class ParityError(Exception):
+class ParityError(ValueError):
     """A step changed the model's outputs by more than its tolerance."""
 
 
@@ -57,7 +58,7 @@ def export_fp32(checkpoint: Path, target: Path, probe: Probe, tolerance: float) 
         if parent.kind != "generation":
             settings = {"fused": write_encoder_graph(checkpoint, parent.kind, graph)}
         else:
-            model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype="float32")
+            model = causal_lm.load(checkpoint)
             state = {name: value.numpy() for name, value in model.state_dict().items()}
             head_dim = write_causal_graph(read_config(checkpoint), state, graph)
             assert parent.causal is not None  # kind "generation"
@@ -94,26 +95,55 @@ def halve_fp16(source: Path, target: Path, probe: Probe, tolerance: float) -> Ma
         return _seal(directory, source, "halve-fp16", settings, probe, tolerance, _largest_difference, precision="fp16")
 
 
-def compress_recipe(recipe: Recipe, probe: Probe, log: Callable[[str], None]) -> dict[str, Path]:
+def compress_recipe(recipe: Recipe, log: Callable[[str], None]) -> dict[str, Path]:
     """Run the recipe's steps on its checkpoint; returns precision -> artifact directory."""
-    fp32, int8 = recipe.run / "fp32", recipe.run / "int8"
     if not (recipe.run / "checkpoint" / MANIFEST_FILE).is_file():
         raise InvalidInput(
             f"{recipe.run} has no checkpoint yet; run `python -m training train` with this recipe first."
         )
-    log(f"export {recipe.run / 'checkpoint'} -> {fp32}")
-    manifest = export_fp32(recipe.run / "checkpoint", fp32, probe, recipe.compress.fp32_tolerance)
-    log(describe(manifest))
-    made = {"fp32": fp32}
-    if "fp16" in recipe.compress.precisions:
-        made["fp16"] = recipe.run / "fp16"
-        log(f"halve {fp32} -> {made['fp16']}")
-        log(describe(halve_fp16(fp32, made["fp16"], probe, recipe.compress.fp16_tolerance)))
-    if "int8" in recipe.compress.precisions:
-        log(f"quantise {fp32} -> {int8}")
-        log(describe(quantize_int8(fp32, int8, probe, recipe.compress.int8_tolerance)))
-        made["int8"] = int8
+    probe = recipe_probe(recipe)
+    return _steps(recipe.run, recipe.compress, probe, lambda _: probe, log)
+
+
+def compress_folder(
+    folder: Path, run: Path, settings: Compress, log: Callable[[str], None], **adopted: Any
+) -> dict[str, Path]:
+    """A transformers or sentence-transformers folder -> `run`/checkpoint, then the same steps, judged without data.
+
+    `adopted`: for `adopt_folder`. Raises InvalidInput: a folder that is not supported, or a checkpoint that is there.
+    """
+    checkpoint = run / "checkpoint"
+    if checkpoint.exists():
+        raise InvalidInput(f"{checkpoint} is there already; choose another place with --run, or remove {run}.")
+    with _making(checkpoint) as directory:
+        manifest = adopt_folder(folder, directory, **adopted)
+    log(f"{folder}: {_summary(manifest, checkpoint)}")
+    probe = Probe(vocabulary_texts(checkpoint))
+    # Perplexity on random tokens would say nothing of a language model's quality.
+    likely = (lambda fp32: Probe(sampled_texts(fp32))) if manifest.kind == "generation" else (lambda _: probe)
+    return _steps(run, settings, probe, likely, log)
+
+
+def _steps(
+    run: Path, settings: Compress, probe: Probe, int8_probe: Callable[[Path], Probe], log: Callable[[str], None]
+) -> dict[str, Path]:
+    made = {"fp32": run / "fp32"}
+    log(describe(export_fp32(run / "checkpoint", made["fp32"], probe, settings.fp32_tolerance)))
+    if "fp16" in settings.precisions:
+        made["fp16"] = run / "fp16"
+        log(describe(halve_fp16(made["fp32"], made["fp16"], probe, settings.fp16_tolerance)))
+    if "int8" in settings.precisions:
+        made["int8"] = run / "int8"
+        tolerance = settings.int8_tolerance
+        log(describe(quantize_int8(made["fp32"], made["int8"], int8_probe(made["fp32"]), tolerance)))
     return made
+
+
+def _summary(manifest: Manifest, checkpoint: Path) -> str:
+    text = f"{manifest.kind}, {manifest.architecture}, at most {manifest.max_tokens} tokens"
+    if manifest.kind == "embedding":
+        text += f", pooling {' and '.join(read_head(checkpoint).poolings)}, {manifest.dimensions} dimensions"
+    return text
 
 
 def describe(manifest: Manifest) -> str:
@@ -204,8 +234,8 @@ def _seal(
 ) -> Manifest:
     """Make `directory` an artifact whose parent is `source`, then judge the step and record it."""
     parent = read_manifest(source)
-    for name in filter(None, (parent.tokenizer, parent.chat_template)):
-        shutil.copyfile(source / name, directory / name)
+    for file in filter(None, (parent.tokenizer, parent.chat_template)):
+        shutil.copyfile(source / file, directory / file)
     inherited = ("kind", "architecture", "precision", "max_tokens", "tokenizer", "pad_token_id", "labels")
     inherited += ("chat_template", "positive_label", "threshold", "dimensions", "causal", "datasets", "seed", "steps")
     fields = {key: getattr(parent, key) for key in inherited} | changed
@@ -243,18 +273,30 @@ def _seal(
 def main(arguments: list[str]) -> int:
     """The command. Exit codes: 0 done, 1 a step was refused or has no input, 2 wrong usage or recipe."""
     parser = argparse.ArgumentParser(prog="python -m training compress", description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path, help="recipe (YAML)")
+    parser.add_argument("what", type=Path, help="recipe (YAML), or a transformers or sentence-transformers folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace settings of the recipe")
+    parser.add_argument("--run", type=Path, help="of a folder: where its artifacts go; default runs/NAME-OF-THE-FOLDER")
     options = parser.parse_intermixed_args(arguments)
     try:
-        recipe = read_document(options.config, Recipe, options.overrides)
+        made = _compress(options.what, options.overrides, options.run)
     except DocumentError as error:
         print(error, file=sys.stderr)
         return 2
-    try:
-        made = compress_recipe(recipe, recipe_probe(recipe), log=lambda line: print(line, flush=True))
-    except (SluiceError, DataError, ParityError, ValueError) as error:
+    except (SluiceError, DataError, ValueError) as error:
         print(f"compress: {error}", file=sys.stderr)
         return 1
     print("made: " + ", ".join(f"{precision} {path}" for precision, path in made.items()))
     return 0
+
+
+def _compress(what: Path, overrides: list[str], run: Path | None) -> dict[str, Path]:
+    def log(line: str) -> None:
+        print(line, flush=True)
+
+    if what.is_dir():
+        if overrides:
+            raise InvalidInput(f"Overrides ({', '.join(overrides)}) need a recipe to apply to; {what} is a folder.")
+        return compress_folder(what, run or Path("runs") / what.absolute().name, Compress(), log)
+    if run:
+        raise InvalidInput(f"--run is for a folder; {what} says where its run lies.")
+    return compress_recipe(read_document(what, Recipe, overrides), log)

@@ -17,7 +17,7 @@ from typing import get_args
 
 from records.document import DocumentError, read_document
 from runtime.errors import InvalidInput, SluiceError
-from runtime.manifest import MANIFEST_FILE, Kind, Manifest, verify
+from runtime.manifest import MANIFEST_FILE, Kind, verify
 from runtime.store import Entry, ModelStore, store_home
 from training.bases import SCHEME, packaged
 from training.recipe import Compress, Recipe
@@ -71,35 +71,20 @@ def publish_folder(folder: Path, name: str, home: Path, options: argparse.Namesp
     Raises InvalidInput as publish_artifact does, and for a generation model in fp16.
     """
     # torch and the exporter take seconds to import; publishing a finished artifact needs neither.
-    from training.checkpoint import adopt_folder
-    from training.compress import describe, export_fp32, halve_fp16, quantize_int8
-    from training.probe import Probe, sampled_texts, vocabulary_texts
+    from training.compress import compress_folder
 
-    tolerances = Compress()
+    precision = options.precision or "fp32"
     with tempfile.TemporaryDirectory(prefix="sluice-") as work:
-        checkpoint, fp32, made = (Path(work) / step for step in ("checkpoint", "fp32", options.precision or "fp32"))
-        manifest = adopt_folder(
-            folder, checkpoint, kind=options.kind, pooling=options.pooling, positive=options.positive
+        made = compress_folder(
+            folder,
+            Path(work),
+            Compress(precisions=(precision,)),
+            lambda line: print(line, flush=True),
+            kind=options.kind,
+            pooling=options.pooling,
+            positive=options.positive,
         )
-        print(f"{folder}: {_described(manifest, checkpoint)}", flush=True)
-        probe = Probe(vocabulary_texts(checkpoint))
-        print(describe(export_fp32(checkpoint, fp32, probe, tolerances.fp32_tolerance)), flush=True)
-        if options.precision == "int8":
-            if manifest.kind == "generation":
-                probe = Probe(sampled_texts(fp32))
-            print(describe(quantize_int8(fp32, made, probe, tolerances.int8_tolerance)), flush=True)
-        if options.precision == "fp16":
-            print(describe(halve_fp16(fp32, made, probe, tolerances.fp16_tolerance)), flush=True)
-        return publish_artifact(made, name, home, options.kind)
-
-
-def _described(manifest: Manifest, checkpoint: Path) -> str:
-    text = f"{manifest.kind}, {manifest.architecture}, at most {manifest.max_tokens} tokens"
-    if manifest.kind == "embedding":
-        from models.bi_encoder import read_head
-
-        text += f", pooling {' and '.join(read_head(checkpoint).poolings)}, {manifest.dimensions} dimensions"
-    return text
+        return publish_artifact(made[precision], name, home, options.kind)
 
 
 def main(arguments: list[str]) -> int:

@@ -9,12 +9,15 @@ the same logits alone and in company, bit by bit.
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from training.causal_graph import save_graph
 
 BLOCK = 128
 # With blocks of 128 the kernel computes two rows at once, and a last odd row by itself, a rounding different. The
@@ -79,13 +82,14 @@ def _expose_projections(graph: onnx.GraphProto) -> None:
 
 def quantize_decoder(graph: Path, path: Path) -> dict[str, object]:
     """Write the int8 form of a causal graph to `path`; returns the settings for the manifest."""
-    _quantize_dynamic(graph, path, ["Gather"])
-    quantizer = _nbits_quantizer()(
-        onnx.load(path), bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=INT8_ACTIVATIONS
-    )
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        halfway = Path(work) / "embeddings.onnx"
+        _quantize_dynamic(graph, halfway, ["Gather"])
+        model = onnx.load(halfway)
+    quantizer = _nbits_quantizer()(model, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=INT8_ACTIVATIONS)
     quantizer.process()
-    onnx.helper.set_model_props(quantizer.model.model, {"row_multiple": str(ROW_MULTIPLE)})
-    quantizer.model.save_model_to_file(str(path), False)
+    helper.set_model_props(quantizer.model.model, {"row_multiple": str(ROW_MULTIPLE)})
+    save_graph(quantizer.model.model, path)
     return {"weights": "8 bit", "block": BLOCK, "activations": "int8 a block, at run time", "embeddings": "s8"}
 
 
@@ -111,6 +115,8 @@ def _quantize_dynamic(graph: Path | onnx.ModelProto, path: Path, operators: list
             op_types_to_quantize=operators,
             per_channel=True,
             weight_type=QuantType.QInt8,
+            # Whatever the size: what lies halfway is read once and thrown away.
+            use_external_data_format=isinstance(graph, Path),
             # A fused graph lacks the shape information from which the quantiser would infer tensor types.
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
