@@ -214,7 +214,9 @@ Constrain = Callable[[str], Constraint]
 class GenerationBackend(Protocol):
     """A causal model with a KV cache of `slots` rows of `context` tokens. Called by one thread only.
 
-    Running sequences occupy slots 0..n-1, so a decode step is a contiguous view of the cache.
+    Running sequences occupy slots 0..n-1, so a decode step is a contiguous view of the cache. A row's outcome is the
+    same, bit by bit, whatever the other rows of a call are, and whichever calls of `prefill` of at least two tokens its
+    prompt was cut into: the engine relies on both. A call of one token may round otherwise.
     """
 
     slots: int
@@ -273,8 +275,9 @@ class Observer(Protocol):
 
     def observe(self, event: str, value: float, **labels: Any) -> None:
         """`event` names: queue_s, batch_items, batch_tokens, padding_ratio, compute_s, ttft_s, inter_token_s,
-        prompt_tokens, generated_tokens; and counts: shed, cancelled (label `stage`), finished (label `reason`),
-        coalesced (items that joined an equal one in flight), cache (label `outcome`: hit or miss)."""
+        prompt_tokens, of which prefix_tokens were found in the cache and prefill_tokens computed, generated_tokens;
+        and counts: shed, cancelled (label `stage`), finished (label `reason`), coalesced (items that joined an equal
+        one in flight), cache (label `outcome`: hit or miss)."""
         ...
 
 

@@ -49,8 +49,7 @@ def load_engine(
     if manifest.kind == "generation" and manifest.causal:
         from runtime.generation import GenerationEngine
 
-        # One slot more than asked for: the engine's scratch for scoring texts.
-        generation = _generation_backend(directory, manifest, manifest.causal, slots + 1, threads)
+        generation = _generation_backend(directory, manifest, manifest.causal, slots, threads)
         return GenerationEngine(manifest, manifest.causal, tokenizer, generation, limits=limits, observer=observer)
     raise ArtifactRefused(f"{directory} is of kind {manifest.kind!r}, but its manifest has no `causal` shape.")
 

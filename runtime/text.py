@@ -174,50 +174,67 @@ class TextEncoder:
 MAX_TOKENS_PER_CHARACTER = 4
 
 
+# Tokens that are decoded together at most: of the text behind, only the last few matter to a decoder's spacing.
+WINDOW_TOKENS, KEPT_TOKENS = 24, 8
+
+
 class TokenPrinter:
     """Turns the tokens of one stream into text as soon as it is final.
 
     A token may end in the middle of a character or of a stop string, so text is held back while its tail is a
-    replacement character or could be the beginning of one of `stop`.
+    replacement character or could be the beginning of one of `stop`. The first `min_tokens` tokens are not searched.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str], *, min_tokens: int = 0
+    ) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
+        self._unsearched = min_tokens  # of the tokens still to come
         # Decoding starts a few tokens back: some decoders drop the space before the first token they see.
         self._ids = list(prompt[-4:])
-        self._shown_ids = len(self._ids)
+        self._shown = self._decode()  # of the window's text, what has been released or is held
+        self._open = 0  # tokens since then
         self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """Text that became final with `token`; ends before a complete stop string and then sets `stopped`."""
         self._ids.append(token)
-        before = self._tokenizer.decode(self._ids[: self._shown_ids], skip_special_tokens=True)
-        after = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        unfinished = after.endswith("\ufffd") and len(self._ids) - self._shown_ids < MAX_TOKENS_PER_CHARACTER
-        if unfinished:
+        self._open += 1
+        self._unsearched -= 1
+        text = self._decode()
+        if text.endswith("\ufffd") and self._open < MAX_TOKENS_PER_CHARACTER:
             return ""
-        new = after[len(before) :]
-        # Keep the window short: only the last few shown tokens matter to the decoder's spacing.
-        self._ids = self._ids[-8:]
-        self._shown_ids = len(self._ids)
-        return self._release(self._held + new)
+        return self._release(self._held + self._advance(text))
 
     def flush(self) -> str:
         """The rest, when the stream ends; ends before a complete stop string and sets `stopped`, as `push` does."""
         if self.stopped:
             return ""
-        before = self._tokenizer.decode(self._ids[: self._shown_ids], skip_special_tokens=True)
-        after = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        self._shown_ids = len(self._ids)
         # Unfinished characters are shown now, as U+FFFD, and may complete a stop string.
-        final = self._release(self._held + after[len(before) :])
+        final = self._release(self._held + (self._advance(self._decode()) if self._open else ""))
         rest = final + self._held
         self._held = ""
         return rest
 
+    def _decode(self) -> str:
+        text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        return text
+
+    def _advance(self, text: str) -> str:
+        """What `text`, the window's, has more than was shown of it. Shortens a window that has become long."""
+        new = text[len(self._shown) :]
+        self._open = 0
+        self._shown = text
+        if len(self._ids) > WINDOW_TOKENS:
+            self._ids = self._ids[-KEPT_TOKENS:]
+            self._shown = self._decode()
+        return new
+
     def _release(self, text: str) -> str:
+        if self._unsearched > 0:
+            return text
         found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
         if found:
             self.stopped = True

@@ -14,7 +14,8 @@ from typing import Any
 
 from runtime.contract import Event, Finish, Piece, Sampling, Token
 from runtime.errors import InvalidInput, LimitExceeded, SluiceError
-from runtime.generation import GenerationEngine, Ticket
+from runtime.generation import GenerationEngine
+from runtime.ticket import Ticket
 from serving.call import Call
 from serving.catalogue import Served
 from serving.generation_schemas import GenerationRequest
@@ -200,7 +201,6 @@ async def submitted(
     room: Room, call: Call, served: Served, ids: Sequence[Sequence[int]], sampling: Sampling, n: int
 ) -> Running:
     """Every prompt is in the queue, or none. Raises what the engine's `submit` raises, and LimitExceeded."""
-    _supported(sampling, n)
     engine = generator(served)
     call.items, most = len(ids) * n, room.settings.generation_queue_items
     if call.items > most:
@@ -215,7 +215,8 @@ async def submitted(
     call.work = running.tickets
     try:
         for place, prompt in enumerate(ids):
-            submit = partial(engine.submit, prompt, sampling, partial(inbox.put, place), deadline=deadline)
+            sink = partial(inbox.put, place)
+            submit = partial(engine.submit, prompt, sampling, sink, n=n, deadline=deadline)
             # A schema becomes a grammar there, which may take long.
             running.tickets.append(await asyncio.to_thread(submit) if sampling.schema else submit())
     except BaseException as error:
@@ -240,15 +241,3 @@ def sampling(request: GenerationRequest, **more: Any) -> Sampling:
         asked = request.response_format.json_schema
         schema = json.dumps(asked.schema_) if asked else ANY_OBJECT
     return Sampling(stop=request.stop, logit_bias=request.logit_bias, schema=schema, **given, **more)
-
-
-def _supported(sampling: Sampling, n: int) -> None:
-    """Raises InvalidInput for what the engine does not do yet: nothing that would change the answer is ignored."""
-    known = {"max_tokens", "temperature", "top_k", "top_p", "seed", "stop"}
-    plain = Sampling()
-    for name in Sampling.__dataclass_fields__.keys() - known:
-        if getattr(sampling, name) != getattr(plain, name):
-            field = {"schema": "response_format", "prompt_logprobs": "echo"}.get(name, name)
-            raise InvalidInput(f"Field {field!r} is not supported by this model's engine.", param=field)
-    if n > 1:
-        raise InvalidInput("Field 'n' is not supported by this model's engine; send a request for each.", param="n")

@@ -91,6 +91,13 @@ class GenerationBackendContract:
         moved = backend.decode(np.asarray([7]), np.asarray([14]))
         assert self.close(moved, backend.prefill(1, [*self.prompt(14, seed=2), 7]))
 
+    def test_a_copied_prefix_goes_on_where_it_was(self, backend: GenerationBackend) -> None:
+        prompt = self.prompt(14, seed=2)
+        whole = backend.prefill(2, prompt, all_logits=True)
+        backend.prefill(0, self.prompt(9, seed=1))
+        backend.move(2, 0, 8)
+        assert self.close(backend.prefill(0, prompt[8:], start=8, all_logits=True), whole[8:])
+
     def test_swapped_sequences_go_on_where_they_were(self, backend: GenerationBackend) -> None:
         prompts = [self.prompt(9, seed=1), self.prompt(14, seed=2)]
         for slot, prompt in enumerate(prompts):

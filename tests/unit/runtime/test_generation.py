@@ -63,12 +63,16 @@ class Remembering:
         assert self.gate.wait(10)
         self.widths.append(len(tokens))
         for slot, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
-            assert len(self.rows[slot]) == length, "the engine lost count of a slot"
-            self.rows[slot].append(int(token))
+            assert len(self.rows[slot]) >= length, "the engine lost count of a slot"
+            self.rows[slot] = [*self.rows[slot][:length], int(token)]
         return np.stack([self.logits(self.rows[slot]) for slot in range(len(tokens))])
 
     def move(self, source: int, target: int, length: int) -> None:
+        assert len(self.rows[source]) >= length
         self.rows[target] = self.rows[source][:length]
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        self.rows[one], self.rows[other] = self.rows[other][:length], self.rows[one][:length]
 
 
 def make(slots: int = 3, limits: Limits | None = None) -> tuple[GenerationEngine, Remembering]:
@@ -79,7 +83,7 @@ def make(slots: int = 3, limits: Limits | None = None) -> tuple[GenerationEngine
             "max_tokens": CONTEXT, "files": {}, "created": "2026-01-01T00:00:00Z", "causal": shape,
         }
     )  # fmt: skip
-    backend = Remembering(slots + 1)
+    backend = Remembering(slots)
     return GenerationEngine(manifest, shape, byte_tokenizer(pairs=False), backend, limits=limits), backend
 
 
@@ -165,7 +169,7 @@ def test_a_full_engine_refuses_with_the_time_to_come_back() -> None:
     while not engine.load().running_items:
         time.sleep(0.001)
     engine.submit([20], Sampling(), sinks[1].put)
-    with pytest.raises(Overloaded, match="1 requests wait, 1 may") as caught:
+    with pytest.raises(Overloaded, match="1 sequences wait and this is 1 more; 1 may") as caught:
         engine.submit([20], Sampling(), print)
     assert caught.value.retry_after_s > 0
     backend.gate.set()

@@ -360,7 +360,9 @@ def test_a_closed_engine_is_freed_at_once(tmp_path: Path, kind: Kind) -> None:
     }
 
     async def scene(worker: Worker) -> None:
-        backend = weakref.ref(worker.room.catalogue.get(kind).engine._backend)
+        engine = worker.room.catalogue.get(kind).engine
+        backend = weakref.ref(getattr(engine, "_decoder", engine)._backend)
+        del engine
         assert (await exchange(worker.gate, "POST", *paths[kind])).status == 200
         store.promote(f"{kind}:v2")
         await worker.follower.look()
