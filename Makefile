@@ -10,7 +10,7 @@ export BENTOML_DO_NOT_TRACK := True
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup demo serve test browser check format bench gpu-check wrk clean
+.PHONY: help setup demo serve test browser check format bench soak gpu-check wrk clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -55,9 +55,13 @@ format:  ## put the sources in order
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-bench: setup wrk  ## matching beside the raw limit and beside peers, overloaded, abandoned, started -> benchmarks/results/
+bench: setup wrk  ## matching and generation beside raw limits and peers, overloaded, abandoned -> benchmarks/results/
 	@$(RUN) -m demo models --if-missing
 	@$(RUN) -m benchmarks $(BENCH)
+
+soak: setup  ## ten minutes of mixed traffic, rubbish and departures on the store's models: memory flat, nothing stuck
+	@$(RUN) -m demo models --if-missing
+	@SOAK_SECONDS=$${SOAK_SECONDS:-600} SOAK_HOME=$${BENTOML_HOME:-$$HOME/bentoml} $(RUN) -m pytest tests/e2e/test_soak.py --timeout 1200
 
 gpu-check: setup  ## the encoders' contract tests on this machine's GPU -> benchmarks/results/gpu.json
 	@$(RUN) -m benchmarks.gpu

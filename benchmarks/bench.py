@@ -1,4 +1,4 @@
-"""What every section is given: the model, the texts, how long to measure."""
+"""What every section about matching is given: the model, the texts, how long to measure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.figures import Result
+from benchmarks.texts import SAMPLES
 from runtime.contract import Pair, PairResult
 from runtime.load import load_engine
 from runtime.matching import MatchingEngine
@@ -28,6 +30,12 @@ class Bench:
     overload_s: float
     starts: int
     scratch: Path
+    files: tuple[Path, ...] = SAMPLES  # where the pairs come from
+
+    def source(self) -> Result:
+        """What was measured, for the result files."""
+        texts = {"files": [str(path) for path in self.files], "distinct_pairs": len(self.pairs)}
+        return {"model": self.tag, "texts": texts}
 
 
 def say(line: str) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 from benchmarks.wrk import DriverFailed
 
 
-def driver(module: str, url: str, bodies: Path, **options: float) -> dict[str, Any]:
+def driver(module: str, url: str, bodies: Path, *, seconds: float, **options: float | str) -> dict[str, Any]:
     """Run `python -m benchmarks.MODULE` to its end. Raises DriverFailed."""
     command = [sys.executable, "-m", f"benchmarks.{module}", url, str(bodies)]
-    for name, value in options.items():
+    for name, value in {"seconds": seconds, **options}.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=options["seconds"] + 120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120)
     if done.returncode:
         raise DriverFailed(f"benchmarks.{module} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
     result: dict[str, Any] = json.loads(done.stdout)

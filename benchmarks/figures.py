@@ -16,7 +16,7 @@ from demo.table import cpu_name
 from runtime.manifest import library_version
 
 RESULTS = Path("benchmarks/results")
-PLOT = "peers.png"
+PEERS_PLOT, DECODE_PLOT = "peers.png", "decode.png"
 VERSIONS = ("bentoml", "onnxruntime", "torch", "tokenizers", "transformers", "uvicorn", "uvloop")
 Result = dict[str, Any]
 

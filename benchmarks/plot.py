@@ -1,4 +1,5 @@
-"""The picture of the peers section: pairs/s of every server at 1, 16 and 64 clients, beside the raw limit."""
+"""The pictures: pairs/s of every server of matching at 1, 16 and 64 clients beside the raw limit, and tokens/s of every
+server and engine of generation at one and eight streams."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from benchmarks.figures import Result, machine
+from benchmarks.figures import DECODE_PLOT, PEERS_PLOT, Result, machine
 
 COLOURS = {"1": "#9ecae1", "16": "#4292c6", "64": "#084594"}
 
@@ -46,3 +47,40 @@ def plot_peers(result: Result, path: Path) -> None:
 
 def _medians(row: Result) -> list[float]:
     return [float(its["per_s"]["median"]) for its in row["clients"].values()]
+
+
+STREAM_COLOURS = {"1": "#9ecae1", "8": "#084594"}
+
+
+def plot_decode(result: Result, path: Path) -> None:
+    """A panel for each model and precision: the raw loop first, ours, then the peers, fastest on top."""
+    matplotlib.use("Agg")
+    panels = list(dict.fromkeys((row["model"], row["precision"]) for row in result["rows"].values()))
+    canvas = Figure(figsize=(10, 1 + 2.4 * ((len(panels) + 1) // 2)), layout="constrained")
+    grid = canvas.subplots((len(panels) + 1) // 2, 2, squeeze=False, sharex=True).flatten()
+    for axes, (model, precision) in zip(grid, panels, strict=False):
+        rows = [row for row in result["rows"].values() if (row["model"], row["precision"]) == (model, precision)]
+        rows.sort(key=lambda row: row["streams"]["8"]["per_s"]["median"])
+        for offset, (streams, colour) in enumerate(STREAM_COLOURS.items()):
+            figures = [row["streams"][streams]["per_s"] for row in rows]
+            middles = [each["median"] for each in figures]
+            ranges = [
+                [each["median"] - each["min"] for each in figures],
+                [each["max"] - each["median"] for each in figures],
+            ]
+            places = [place + (0.5 - offset) * 0.4 for place in range(len(rows))]
+            label = f"{streams} stream{'' if streams == '1' else 's'}"
+            axes.barh(places, middles, 0.4, color=colour, label=label, xerr=ranges, error_kw={"lw": 0.8})
+        axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8)
+        axes.set_title(f"{model}, {precision}", fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    grid[0].legend(fontsize=8, loc="lower right")
+    canvas.supxlabel("tokens a second, prefill included (median and range of the rounds)", fontsize=9)
+    canvas.suptitle(f"Generation: servers over HTTP, engines without a server, {machine(result)}", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.savefig(path, dpi=120)
+
+
+PLOTS = {"peers": (PEERS_PLOT, plot_peers), "decode": (DECODE_PLOT, plot_decode)}

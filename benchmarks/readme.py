@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.figures import RESULTS, machine, read_results
+from benchmarks.generation.bars import GENERATION_BARS
+from benchmarks.matching_bars import MATCHING_BARS
 from benchmarks.tables import TABLES, bars_table, section_block
 from demo.table import Row, render
 
@@ -22,7 +24,8 @@ def blocks(directory: Path = RESULTS) -> dict[str, str]:
     table = f"{render(rows)}\n\n{demo['seconds']:.0f} s in all, after installation, on {machine(demo)}."
     results = read_results(directory, list(TABLES))
     named = {f"bench-{section}": section_block(section, results) for section in TABLES}
-    return {"demo": f"```\n{table}\n```", "bench": bars_table(results), **named}
+    bars = {"bench": bars_table(results, MATCHING_BARS), "bench-generation": bars_table(results, GENERATION_BARS)}
+    return {"demo": f"```\n{table}\n```", **bars, **named}
 
 
 def filled(document: str, directory: Path = RESULTS) -> str:

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from benchmarks.bars import Results, lines
-from benchmarks.figures import PLOT, RESULTS, Result, machine
+from benchmarks.bar import Bar, Results, lines
+from benchmarks.figures import PEERS_PLOT, RESULTS, Result, machine
+from benchmarks.generation.tables import GENERATION_TABLES
+from benchmarks.markdown import markdown, spread
 
 MET = {True: "yes", False: "**no**", None: ""}
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    ruled = [list(head), ["---"] * len(head), *map(list, rows)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in ruled)
-
-
-def spread(figure: dict[str, Any], digits: int = 0) -> str:
-    """Median and range."""
-    return f"{figure['median']:.{digits}f} ({figure['min']:.{digits}f}-{figure['max']:.{digits}f})"
-
-
-def bars_table(results: Results) -> str:
+def bars_table(results: Results, bars: Sequence[Bar]) -> str:
     """Figure, bar, measured, met."""
-    rows = [(line.figure, line.bar, line.measured, MET[line.met]) for line in lines(results)]
+    rows = [(line.figure, line.bar, line.measured, MET[line.met]) for line in lines(results, bars)]
     return markdown(("figure", "bar", "measured", "met"), rows)
 
 
@@ -51,7 +41,7 @@ def peers_table(result: Result) -> str:
     raw = [(name, spread(its["per_s"]), spread(its["p50_ms"], 1)) for name, its in result["raw"].items()]
     tuning = [(name, row["tuning"]) for name, row in result["rows"].items()]
     parts = [
-        f"![pairs a second of every server](../{RESULTS / PLOT})",
+        f"![pairs a second of every server](../{RESULTS / PEERS_PLOT})",
         rows_table(result),
         markdown(("in process", "pairs/s, sorted batches of 32", "p50 of one pair, ms"), raw),
         markdown(("server", "tuned"), tuning),
@@ -121,6 +111,7 @@ TABLES = {
     "disconnects": disconnects_table,
     "coldstart": coldstart_table,
     "workers": workers_table,
+    **GENERATION_TABLES,
 }
 
 

@@ -77,7 +77,8 @@ def byte_tokenizer(*, pairs: bool) -> Tokenizer:
     characters = {b: chr(b) for b in printable} | {b: chr(256 + place) for place, b in enumerate(others)}
     vocabulary = {character: byte for byte, character in characters.items()} | {"<end>": END, "<sep>": SEPARATOR}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    # Cut into words: the library keeps thousands of words that it has seen, and whole texts would be much memory.
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     if pairs:
         tokenizer.post_processor = processors.TemplateProcessing(

@@ -53,3 +53,38 @@ def test_sections_measure_what_they_say(tmp_path: Path) -> None:
 
     assert "3x overload: goodput over saturated throughput" in done.stdout
     assert "not measured: no peers" in done.stdout
+
+
+TINY = "--layers 1 --hidden 64 --vocab-size 512"
+
+
+def test_generation_is_measured_on_a_tiny_model(tmp_path: Path) -> None:
+    models = ["--generation-models", str(tmp_path / "models"), "--generation-shape", TINY]
+    command = [sys.executable, "-m", "benchmarks", "decode", "goodput", "prefix", "generation-overload", *SHORT]
+    done = subprocess.run(
+        [*command, *models, "--generation-architectures", "gpt2", "--no-peers", "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        env=environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+    def result(section: str) -> dict[str, Any]:
+        read: dict[str, Any] = json.loads((tmp_path / "out" / f"{section}.json").read_text())
+        return read
+
+    decode = result("decode")
+    assert decode["failed"] == {}  # ours in fp32 has continued prompts as the raw loop does
+    assert {row["name"] for row in decode["rows"].values()} == {"raw", "sluice"}
+    assert all(row["streams"]["8"]["per_s"]["median"] > 0 for row in decode["rows"].values())
+    goodput = result("goodput")
+    assert goodput["continuous"]["refused"] == 0
+    assert goodput["static_batching"]["tokens_per_s"]["median"] > 0
+    assert result("prefix")["ratio"]["median"] > 0
+    flood = result("generation-overload")["flood"]
+    assert set(flood["statuses"]) <= {"200", "429"}
+    assert flood["cut"] == 0
+    assert (tmp_path / "out" / "decode.png").is_file()
+    assert "generation: 1 stream over HTTP" in done.stdout

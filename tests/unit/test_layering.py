@@ -37,8 +37,19 @@ ALLOWED_ROOMS = {
 }
 # heavy or outward library -> the only files (or rooms, with a trailing slash) that may import it
 CONFINED = {
-    "torch": {"models/", "training/", "runtime/backends/torch.py", "benchmarks/peers/"},
-    "transformers": {"models/", "training/", "runtime/backends/torch.py"},
+    "torch": {
+        "models/",
+        "training/",
+        "runtime/backends/torch.py",
+        "benchmarks/peers/",
+        "benchmarks/generation/random_weights.py",
+    },
+    "transformers": {
+        "models/",
+        "training/",
+        "runtime/backends/torch.py",
+        "benchmarks/generation/random_weights.py",
+    },
     "onnxruntime": {"runtime/backends/onnx.py", "training/", "benchmarks/raw.py", "benchmarks/peers/"},
     "bentoml": {"serving/", "training/publish.py", "service.py", "benchmarks/peers/"},
     "locust": {"loadtests/"},

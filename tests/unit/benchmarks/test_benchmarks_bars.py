@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.bars import BARS, Line, lines, ratio
+from benchmarks.bar import Line, lines, ratio
+from benchmarks.bars import BARS
 from benchmarks.figures import figure
+from benchmarks.matching_bars import MATCHING_BARS
 from benchmarks.tables import bars_table, peers_table, section_block
 
 pytestmark = pytest.mark.unit
@@ -39,11 +41,11 @@ def peers() -> dict[str, Any]:
 
 
 def line(results: dict[str, Any], start: str) -> Line:
-    return next(line for line in lines(results) if line.figure.startswith(start))
+    return next(line for line in lines(results, BARS) if line.figure.startswith(start))
 
 
 def test_without_results_nothing_is_met_and_every_bar_says_so() -> None:
-    found = lines({})
+    found = lines({}, BARS)
     assert len(found) == len(BARS)
     assert all(line.met is None and "not measured" in line.measured for line in found)
 
@@ -90,7 +92,7 @@ def overload(**flood: Any) -> dict[str, Any]:
 
 
 def test_overload_bars() -> None:
-    assert [line.met for line in lines(overload()) if line.figure.startswith("3x")] == [True] * 4
+    assert [line.met for line in lines(overload(), BARS) if line.figure.startswith("3x")] == [True] * 4
     for broken in (
         {"statuses": {"200": 900, "503": 1}},
         {"statuses": {"200": 900, "broken": 1}},
@@ -115,6 +117,6 @@ def test_tables_show_what_is_there_and_who_is_missing(peers: dict[str, Any]) -> 
     table = peers_table(peers)
     assert "| sluice int8 | int8 | 64 | 405 (360-450) |" in table
     assert "Left out: litserve. it did not start" in table
-    assert "| **no** |" in bars_table({"peers": peers})
+    assert "| **no** |" in bars_table({"peers": peers}, MATCHING_BARS)
     assert section_block("peers", {}) == "Not run yet: `python -m benchmarks peers`."
     assert "commit 0123456789ab, today" in section_block("peers", {"peers": peers})

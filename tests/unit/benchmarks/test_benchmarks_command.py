@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import SECTIONS, main, parser, run
+from benchmarks.__main__ import GENERATION, MATCHING, main, parser, run
 from benchmarks.bench import Bench
+from benchmarks.generation.bench import GenerationBench
+from benchmarks.generation.models import Models
 from runtime.backends.fake import write_fake_artifact
 from runtime.contract import Pair
 
@@ -25,7 +27,7 @@ def test_an_unknown_section_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit) as ended:
         main(["overlaod"])
     assert ended.value.code == 2
-    assert "'overlaod' is not a section; there are peers, rerank" in capsys.readouterr().err
+    assert "'overlaod' is not a section; there are matching, generation, peers, rerank" in capsys.readouterr().err
 
 
 def test_a_section_that_fails_says_why_and_writes_nothing(
@@ -37,5 +39,8 @@ def test_a_section_that_fails_says_why_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_whole_run_is_promised_within_35_minutes(bench: Bench) -> None:
-    assert sum(section.estimate_s(bench) for section in SECTIONS.values()) <= 35 * 60
+def test_the_whole_run_is_promised_within_50_minutes(bench: Bench, tmp_path: Path) -> None:
+    assert sum(section.estimate_s(bench) for section in MATCHING.values()) <= 35 * 60
+    models = Models(tmp_path, ("gpt2", "llama"))
+    generation = GenerationBench(models, tmp_path, None, 3, 5.0, 60.0, True, tmp_path)  # type: ignore[arg-type]
+    assert sum(section.estimate_s(generation) for section in GENERATION.values()) <= 15 * 60

@@ -1,0 +1,1 @@
+"""The sections about generation; see benchmarks/sections."""
