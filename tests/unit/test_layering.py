@@ -51,6 +51,7 @@ CONFINED = {
         "benchmarks/generation/random_weights.py",
     },
     "onnxruntime": {"runtime/backends/onnx.py", "training/", "benchmarks/raw.py", "benchmarks/peers/"},
+    "llguidance": {"runtime/grammar.py"},
     "bentoml": {"serving/", "training/publish.py", "service.py", "benchmarks/peers/"},
     "locust": {"loadtests/"},
     "boto3": {"demo/", "records/", "infra/"},
