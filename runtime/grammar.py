@@ -95,7 +95,7 @@ class Grammar:
         # A model that has none gets one, since llguidance wants it; it may be allowed, but is never drawn.
         tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
         tokenizer.add_special_tokens([tokenizer.id_to_token(end) for end in self._ends] or [NO_END])
-        ends = self._ends or [tokenizer.token_to_id(NO_END)]
+        ends = self._ends or [tokenizer.get_vocab_size() - 1]
         size = max(self._vocab_size, tokenizer.get_vocab_size())
         try:
             return LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=ends, slices=[])
@@ -121,7 +121,7 @@ class SchemaConstraint:
         if self._next()[self._ends].sum() < self._next().sum():
             return False
         if not self._matcher.is_accepting():
-            raise _refused(f"admits nothing after {self._count} tokens that this model's tokens spell")
+            raise self._stuck()
         return True
 
     def mask(self, logits: F32) -> None:
@@ -149,8 +149,11 @@ class SchemaConstraint:
             return
         reason = _one_line(self._matcher.get_error())
         if reason.startswith("NoExtension"):
-            raise _refused(f"admits nothing after {self._count} tokens")
+            raise self._stuck()
         raise _refused(f"cannot be followed after {self._count} tokens: {reason}")
+
+    def _stuck(self) -> InvalidInput:
+        return _refused(f"admits nothing after {self._count} tokens, or nothing that this model's tokens spell")
 
 
 def _checked(text: str) -> Any:
