@@ -180,8 +180,10 @@ class Decoder:
                 continue  # ended by another of its request's sequences
             try:
                 self._draw(each, row)
+            except SluiceError as error:  # a grammar that outgrew its limits
+                self.abandon(each.ticket, error)
             except Exception as error:
-                # Whatever one row holds, or a grammar does with it, is that request's own affair.
+                # Whatever one row holds is that request's own affair.
                 logger.exception("no token could be drawn")
                 self.abandon(each.ticket, _failed("while a token was drawn", error))
         self._note("generated_tokens", sum(isinstance(event, Token) for _, event in self._outbox[told:]))

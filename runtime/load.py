@@ -48,9 +48,14 @@ def load_engine(
         return EmbeddingEngine(manifest, tokenizer, backend, limits=limits, threads=threads, observer=observer)
     if manifest.kind == "generation" and manifest.causal:
         from runtime.generation import GenerationEngine
+        from runtime.grammar import Grammar
 
         generation = _generation_backend(directory, manifest, manifest.causal, slots, threads)
-        return GenerationEngine(manifest, manifest.causal, tokenizer, generation, limits=limits, observer=observer)
+        shape = manifest.causal
+        grammar = Grammar(tokenizer, shape.vocab_size, shape.eos_token_ids)
+        return GenerationEngine(
+            manifest, shape, tokenizer, generation, constrain=grammar.constrain, limits=limits, observer=observer
+        )
     raise ArtifactRefused(f"{directory} is of kind {manifest.kind!r}, but its manifest has no `causal` shape.")
 
 

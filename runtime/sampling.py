@@ -47,8 +47,9 @@ def check(sampling: Sampling, vocab_size: int) -> None:
         if not holds:
             raise InvalidInput(f"{name} is {getattr(s, name)!r}; it must be {rule}.", param=name)
     _check_bias(s.logit_bias, vocab_size)
-    if s.schema is not None and (s.min_tokens or s.ignore_eos):
-        name = "min_tokens" if s.min_tokens else "ignore_eos"
+    against = [name for name in ("min_tokens", "ignore_eos", "stop") if getattr(s, name)]
+    if s.schema is not None and against:
+        name = against[0]
         raise InvalidInput(
             f"{name} is {getattr(s, name)!r}; with a schema, which says where the text ends, leave it out.", param=name
         )

@@ -285,7 +285,7 @@ def test_a_tokenizer_that_cannot_spell_the_value_is_said_so() -> None:
     with pytest.raises(InvalidInput, match="cannot follow schemas"):
         Grammar(tokenizer, 3, (2,)).constrain('{"type": "boolean"}')
     tokenizer.decoder = decoders.ByteLevel()
-    with pytest.raises(InvalidInput, match="this model's tokens"):
+    with pytest.raises(InvalidInput, match="nothing that this model's tokens spell"):
         Grammar(tokenizer, 3, (2,)).constrain('{"type": "boolean"}')
 
 

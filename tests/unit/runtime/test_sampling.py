@@ -224,6 +224,7 @@ def test_a_constraint_decides_what_may_come() -> None:
         (Sampling(prompt_logprobs=-1), "prompt_logprobs"),
         (Sampling(schema="{}", min_tokens=1), "min_tokens"),
         (Sampling(schema="{}", ignore_eos=True), "ignore_eos"),
+        (Sampling(schema="{}", stop=("}",)), "stop"),
     ],
 )
 def test_a_setting_out_of_range_is_named(sampling: Sampling, name: str) -> None:
