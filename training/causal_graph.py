@@ -26,12 +26,19 @@ MS = "com.microsoft"
 HEAD_MULTIPLE = 16
 # Kinds of rotary frequencies that do not change with the length of a text.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+# FastGelu is the approximation by tanh that OpenAI's GPT-2 has.
+GPT2_ACTIVATIONS = {
+    "gelu_new": ("FastGelu", MS),
+    "gelu_pytorch_tanh": ("FastGelu", MS),
+    "gelu": ("Gelu", MS),
+    "relu": ("Relu", ""),
+}
 # A protobuf file ends at 2 GB; the weights of a larger graph lie in a file beside it.
 LARGEST_FILE_BYTES = 1_900_000_000
 
 
 def write_causal_graph(config: Any, state: Mapping[str, Array], path: Path) -> int:
-    """Write the fp32 graph of a transformers `GPT2Config` or `LlamaConfig` with its weights to `path`.
+    """Write the fp32 graph of a model to `path`, from its transformers configuration and its weights.
 
     Returns the head size of its key-value cache, which may be padded.
 
@@ -157,9 +164,15 @@ class _Llama(_Decoder):
             )
         if config.hidden_act != "silu":
             raise ValueError(f"Llama activation {config.hidden_act!r} is not supported by the graph writer; 'silu' is.")
+        window, longest = getattr(config, "sliding_window", None), config.max_position_embeddings
+        if window is not None and window < longest:
+            raise ValueError(
+                f"A sliding window of {window} tokens in a context of {longest} is not supported by the graph writer; "
+                f"set max_position_embeddings to at most {window}."
+            )
         self.layers, self.hidden = config.num_hidden_layers, config.hidden_size
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = config.head_dim or self.hidden // self.heads
+        self.head_dim = getattr(config, "head_dim", None) or self.hidden // self.heads
 
     def rotary_tables(self) -> None:
         """cos and sin (S, D/2); columns past the model's own head size turn zeros and may hold anything."""
@@ -202,7 +215,7 @@ class _Llama(_Decoder):
                 [self.pad_columns(rows[name], count, halves=name != "v") for name, count in heads.items()], axis=1
             )
 
-        return packed("weight"), packed("bias")[0] if self.config.attention_bias else None
+        return packed("weight"), packed("bias")[0] if f"{prefix}q_proj.bias" in self.state else None
 
     def build(self) -> None:
         state = self.state
@@ -218,7 +231,7 @@ class _Llama(_Decoder):
             x, stream = self.norm(stream, x, f"{prefix}post_attention_layernorm.weight")
             gate, up, down = (state[f"{prefix}mlp.{name}_proj.weight"].T for name in ("gate", "up", "down"))
             biases = [state.get(f"{prefix}mlp.{name}_proj.bias") for name in ("gate", "up")]
-            bias = np.concatenate(biases) if self.config.mlp_bias else None
+            bias = None if biases[0] is None else np.concatenate(biases)
             both = self.linear(x, f"{prefix}gate_up", np.concatenate([gate, up], axis=1), bias)
             gated, raised = self.node("Split", [both], outputs=2, axis=-1, num_outputs=2)
             active = self.node("QuickGelu", [gated], domain=MS, alpha=1.0)  # x * sigmoid(1 x) is SiLU
@@ -231,8 +244,11 @@ class _Llama(_Decoder):
 class _Gpt2(_Decoder):
     def __init__(self, config: Any, state: Mapping[str, Array]) -> None:
         super().__init__(config, state)
-        if config.activation_function != "gelu_new":
-            raise ValueError(f"GPT-2 activation {config.activation_function!r} is not supported; 'gelu_new' is.")
+        if config.activation_function not in GPT2_ACTIVATIONS:
+            raise ValueError(
+                f"GPT-2 activation {config.activation_function!r} is not supported by the graph writer; "
+                f"{', '.join(GPT2_ACTIVATIONS)} are."
+            )
         if config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights or config.add_cross_attention:
             raise ValueError(
                 "GPT-2 with unscaled, layer-scaled or cross attention is not supported by the graph writer."
@@ -283,10 +299,12 @@ class _Gpt2(_Decoder):
             out = self.pad_columns(state[f"{prefix}attn.c_proj.weight"].T, self.heads, halves=False).T
             x = self.linear(x, f"{prefix}attn.c_proj", out, state[f"{prefix}attn.c_proj.bias"])
             x, stream = self.norm(stream, x, f"{prefix}ln_2")
-            x = self.node("FastGelu", [self.conv1d(x, f"{prefix}mlp.c_fc")], domain=MS)
+            operator, domain = GPT2_ACTIVATIONS[self.config.activation_function]
+            x = self.node(operator, [self.conv1d(x, f"{prefix}mlp.c_fc")], domain=domain)
             branch = self.conv1d(x, f"{prefix}mlp.c_proj")
         x, _ = self.norm(stream, branch, "transformer.ln_f")
         self.logits(x, state.get("lm_head.weight", state["transformer.wte.weight"]).T)
 
 
-GRAPH_WRITERS: dict[str, type[_Decoder]] = {"gpt2": _Gpt2, "llama": _Llama}
+# Mistral is Llama where its window is no shorter than the context; Qwen 2 is Llama with biases of query, key and value.
+GRAPH_WRITERS: dict[str, type[_Decoder]] = {"gpt2": _Gpt2, "llama": _Llama, "mistral": _Llama, "qwen2": _Llama}

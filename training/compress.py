@@ -199,7 +199,7 @@ def latency_p50_ms(engine: Engine, probe: Probe) -> float:
         return statistics.median(times) * 1000
     count = min(LATENCY_RUNS, engine.context // 2)
     prompt = probe.texts[0][: engine.context // 8]  # a character has at most four tokens
-    stream = engine.generate(prompt, Sampling(max_tokens=count, temperature=1.0, seed=7))
+    stream = engine.generate(prompt, Sampling(max_tokens=count, temperature=1.0, seed=7, ignore_eos=True))
     ends = [time.perf_counter() for event in stream if isinstance(event, Token)]
     steps = np.diff(ends) if len(ends) > 1 else np.zeros(1)
     return float(np.median(steps)) * 1000

@@ -16,8 +16,12 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
 from runtime.backends.fake import byte_tokenizer
@@ -35,10 +39,15 @@ STORIES = Path(__file__).parents[2] / "training/samples/stories260k"
 TEXT = Path(__file__).parents[2] / "training/samples/shakespeare/train.txt"
 
 
+LLAMA = {
+    "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6, "vocab_size": 258,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.2,
+    "eos_token_id": 256, "bos_token_id": 256,
+}  # fmt: skip
+
+
 def llama(**changed: Any) -> PreTrainedModel:
-    settings = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6}
-    settings |= {"num_key_value_heads": 2, "max_position_embeddings": 64, "vocab_size": 258, "initializer_range": 0.2}
-    return LlamaForCausalLM(LlamaConfig(**(settings | {"eos_token_id": 256, "bos_token_id": 256} | changed)))
+    return LlamaForCausalLM(LlamaConfig(**(LLAMA | changed)))
 
 
 def gpt2(**changed: Any) -> PreTrainedModel:
@@ -67,11 +76,15 @@ def rope(kind: str, **settings: Any) -> dict[str, Any]:
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 SHAPES: dict[str, Any] = {
     "gpt2, untied head": lambda: gpt2(tie_word_embeddings=False),
+    "gpt2, gelu": lambda: gpt2(activation_function="gelu"),
+    "gpt2, relu": lambda: gpt2(activation_function="relu"),
     "llama, tied head": lambda: llama(tie_word_embeddings=True),
     "llama, biases": lambda: llama(attention_bias=True, mlp_bias=True),
     "llama, rope llama3": lambda: llama(**rope("llama3", **LLAMA3)),
     "llama, rope linear": lambda: llama(**rope("linear", factor=2.0)),
     "llama, rope yarn": lambda: llama(**rope("yarn", factor=4.0, original_max_position_embeddings=16)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**LLAMA, sliding_window=64)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**LLAMA)),
 }
 
 
@@ -97,7 +110,11 @@ def test_a_folder_becomes_a_graph_with_the_same_log_probabilities(shape: str, tm
     [
         (lambda: llama(**rope("dynamic", factor=2.0)), r"rope type 'dynamic' .* default, linear, llama3, yarn are"),
         (lambda: llama(hidden_act="gelu"), r"activation 'gelu' is not supported by the graph writer; 'silu' is"),
-        (lambda: gpt2(activation_function="relu"), r"GPT-2 activation 'relu' is not supported; 'gelu_new' is"),
+        (lambda: gpt2(activation_function="silu"), r"activation 'silu' is not supported .* gelu_new, .*gelu, relu are"),
+        (
+            lambda: MistralForCausalLM(MistralConfig(**LLAMA, sliding_window=32)),
+            r"sliding window of 32 tokens in a context of 64 is not supported .* at most 32",
+        ),
         (lambda: gpt2(scale_attn_by_inverse_layer_idx=True), r"layer-scaled .* attention is not supported"),
     ],
 )
