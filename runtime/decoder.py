@@ -192,6 +192,8 @@ class Decoder:
         sampling, sampler, printer = each.ticket.sampling, each.sampler, each.printer
         drawn = sampler.draw(row)
         if drawn.token in self._eos and not sampling.ignore_eos:
+            if drawn.logprob is not None:  # whoever wants to know how likely the text is needs its end as well
+                self._outbox.append((each.ticket, Token(drawn.token, "", each.index, drawn.logprob, drawn.likeliest)))
             return self._finish(each, "stop")
         sampler.accept(drawn.token)
         each.last = drawn.token

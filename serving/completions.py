@@ -41,11 +41,11 @@ async def start(room: Room, call: Call, request: CompletionRequest) -> Running:
 
     characters = sum(len(prompt) for prompt in request.prompt)
     ids = await tokenised(room, call, served, characters, encode)
+    most = MAX_TOKENS if request.max_tokens is None else request.max_tokens
+    scored = request.logprobs if request.echo else None
+    # A prompt that is only echoed is one that is only scored: the engine takes no other without a token to generate.
     settings = sampling(
-        request,
-        max_tokens=MAX_TOKENS if request.max_tokens is None else request.max_tokens,
-        logprobs=request.logprobs,
-        prompt_logprobs=request.logprobs if request.echo else None,
+        request, max_tokens=most, logprobs=request.logprobs, prompt_logprobs=scored if most else scored or 0
     )
     return await submitted(room, call, served, ids, settings, request.n or 1)
 
@@ -95,7 +95,7 @@ async def whole(running: Running, texts: Texts) -> dict[str, Any]:
             async for batch in batches:
                 for prompt, piece in batch:
                     if isinstance(piece, PromptScores):
-                        for choice in texts.choices(prompt):
+                        for choice in texts.choices(prompt) if texts.scored else ():
                             extend(choice, texts.of_prompt(choice, piece))
                         continue
                     choice = prompt * running.n + piece.index
@@ -130,7 +130,7 @@ class CompletionChunks:
         self._texts = texts
 
     def opening(self) -> bytes:
-        """The prompts, where they are echoed without log-probabilities; with them, those are waited for."""
+        """The prompts, where they are echoed without log-probabilities; these are waited for."""
         texts = self._texts
         if texts.scored:
             return b""
@@ -145,6 +145,8 @@ class CompletionChunks:
         """One event a token that made text printable, or that has log-probabilities; one for the end."""
         texts = self._texts
         if isinstance(piece, PromptScores):
+            if not texts.scored:
+                return b""
             echo = texts.echoes[prompt]
             return b"".join(
                 self._chunk(choice, echo, to_json(texts.of_prompt(choice, piece))) for choice in texts.choices(prompt)

@@ -179,6 +179,8 @@ class Running:
 
     def _account(self) -> None:
         ends = [finish for _, finish in self.finishes]
+        self.call.output_tokens = sum(end.completion_tokens for end in ends)
+        self.call.tokens = sum(map(len, self.ids)) + self.call.output_tokens
         self.call.queue_s = max(end.queue_s for end in ends)
         self.call.compute_s = max(end.prefill_s + end.decode_s for end in ends)
 
