@@ -69,6 +69,7 @@ class Call:
         "content_length",
         "content_type",
         "error",
+        "generation",
         "id",
         "items",
         "model",
@@ -108,6 +109,7 @@ class Call:
         self.model = self.tag = ""
         self.items = self.tokens = self.output_tokens = self.status = 0  # output_tokens of tokens were generated
         self.tokenize_s = self.queue_s = self.compute_s = 0.0
+        self.generation: dict[str, Any] = {}  # what a completion's span tells, under OpenTelemetry's GenAI names
         self.ttft_s = 0.0  # of a completion: from `received` to its first token
         self.work: Work | None = None  # what an engine has of it
         self.tokenized = 0.0  # when that was done, and the queue began

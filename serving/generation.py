@@ -179,6 +179,11 @@ class Running:
 
     def _account(self) -> None:
         ends = [finish for _, finish in self.finishes]
+        self.call.generation |= {
+            "response.model": self.call.model,
+            "response.finish_reasons": sorted({end.reason for end in ends}),
+            "usage.cache_read.input_tokens": self.usage()["prompt_tokens_details"]["cached_tokens"],
+        }
         self.call.output_tokens = sum(end.completion_tokens for end in ends)
         self.call.tokens = sum(map(len, self.ids)) + self.call.output_tokens
         self.call.queue_s = max(end.queue_s for end in ends)
@@ -211,6 +216,7 @@ async def submitted(
             "Send them in parts.",
             param="n" if n > 1 else "prompt",
         )
+    call.generation = _asked(sampling, n)
     deadline = call.deadline(room.settings.completion_deadline_ms)
     inbox = Inbox(room.bell(asyncio.get_running_loop()))
     running = Running(served, call, ids, n, inbox)
@@ -243,3 +249,12 @@ def sampling(request: GenerationRequest, **more: Any) -> Sampling:
         asked = request.response_format.json_schema
         schema = json.dumps(asked.schema_) if asked else ANY_OBJECT
     return Sampling(stop=request.stop, logit_bias=request.logit_bias, schema=schema, **given, **more)
+
+
+def _asked(sampling: Sampling, n: int) -> dict[str, Any]:
+    """What a span tells of a request (opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans). Texts, the stop
+    strings among them, are the caller's and stay out."""
+    names = ("max_tokens", "temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
+    asked: dict[str, Any] = {f"request.{name}": getattr(sampling, name) for name in names}
+    asked |= {"request.choice.count": n, "output.type": "json" if sampling.schema else "text"}
+    return {name: value for name, value in asked.items() if value is not None}

@@ -33,6 +33,7 @@ METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "PO
 # Route -> its GenAI operation.
 OPERATIONS = {
     "/v1/completions": "text_completion",
+    "/v1/chat/completions": "chat",
     "/bentoml/generate": "text_completion",
     "/v1/embeddings": "embeddings",
     "/embed": "embeddings",
@@ -144,6 +145,7 @@ def attributes_of(call: Call, method: str, status: int) -> dict[str, Any]:
             "gen_ai.request.model": call.model,
             "gen_ai.usage.input_tokens": call.tokens - call.output_tokens,
         }
-        if operation == "text_completion":
+        if operation != "embeddings":
             attributes["gen_ai.usage.output_tokens"] = call.output_tokens
+            attributes |= {f"gen_ai.{name}": value for name, value in call.generation.items()}
     return attributes

@@ -220,8 +220,8 @@ def test_openai_client_understands_our_errors(client: openai.OpenAI, server: Ser
         client.completions.create(model="nope", prompt="x")
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as refused:
-        client.completions.create(model="stories", prompt="x", n=99)
-    assert refused.value.param == "n"
+        client.completions.create(model="stories", prompt="x", suffix="y")
+    assert refused.value.param == "suffix"
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0).models.list()
     slow = client.completions.create(

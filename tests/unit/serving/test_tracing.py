@@ -127,8 +127,25 @@ def test_completions_carry_the_genai_names(traced: Traced, stream: bool) -> None
     assert attributes["gen_ai.operation.name"] == "text_completion"
     assert attributes["gen_ai.request.model"] == "generation"
     assert attributes["gen_ai.usage.output_tokens"] == 3
+    assert attributes["gen_ai.request.max_tokens"] == 3
+    assert attributes["gen_ai.request.temperature"] == 1
+    assert attributes["gen_ai.request.choice.count"] == 1
+    assert attributes["gen_ai.output.type"] == "text"
+    assert attributes["gen_ai.response.model"] == "generation"
+    assert attributes["gen_ai.response.finish_reasons"] == ("length",)
+    assert attributes["gen_ai.usage.cache_read.input_tokens"] >= 0  # type: ignore[operator]
+    assert "gen_ai.request.seed" not in attributes
     total = attributes["sluice.tokens"]
     assert attributes["gen_ai.usage.input_tokens"] == total - 3  # type: ignore[operator]
+
+
+def test_a_chat_is_an_operation_of_its_own(traced: Traced) -> None:
+    app, spans = traced
+    body = {"messages": [{"role": "user", "content": "once upon"}], "max_tokens": 3, "seed": 5, "stop": "secret"}
+    assert ask(app, "POST", "/v1/chat/completions", body).status == 200
+    attributes = request_span(spans()).attributes or {}
+    assert (attributes["gen_ai.operation.name"], attributes["gen_ai.request.seed"]) == ("chat", 5)
+    assert "secret" not in str(attributes)
 
 
 @pytest.mark.parametrize(("path", "value"), [("/v1/embeddings", {"input": "a b"}), ("/embed", {"inputs": "a b"})])
