@@ -12,6 +12,7 @@ from runtime.contract import Finish, Sampling
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import read_manifest
+from training.compress import main as compress
 from training.train import main as train
 
 pytestmark = pytest.mark.integration
@@ -56,6 +57,18 @@ def test_from_scratch_it_beats_counting_and_generates(place: Path, architecture:
         engine.close()
     assert isinstance(last, Finish)
     assert "".join(token.text for token in tokens).startswith(" the mat")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_compressed_it_is_as_good_on_text_that_was_held_out(place: Path, architecture: str) -> None:
+    recipe = [str(place / "recipe.yaml"), f"name={architecture}", f"model.architecture={architecture}"]
+    if not (place / "runs" / architecture / "checkpoint").exists():
+        assert train(recipe) == 0
+    assert compress(recipe) == 0
+    steps = read_manifest(place / "runs" / architecture / "int8").steps
+    assert [step.name for step in steps] == ["export-fp32", "quantize-int8"]
+    fp32, int8 = (step.quality["perplexity"] for step in steps)
+    assert abs(int8 / fp32 - 1) < 0.01
 
 
 def test_a_base_is_trained_further_with_its_own_tokenizer(place: Path) -> None:
