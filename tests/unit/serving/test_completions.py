@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,6 +174,22 @@ def test_what_is_not_supported_is_refused_by_name(app: Gate, field: str, value: 
     assert reply.status == 400, reply.body
     assert reply.error["param"] == field
     assert field in reply.error["message"] or field == "prompt"
+
+
+def test_a_schema_decides_what_is_said(app: Gate) -> None:
+    def constrained(schema: object, **more: object) -> Any:
+        asked = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+        return complete(app, response_format=asked, max_tokens=20, **more)
+
+    choice = constrained({"enum": ["lock", "sluice"]}).json()["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    assert json.loads(choice["text"]) in {"lock", "sluice"}
+    text = complete(app, response_format={"type": "json_object"}, max_tokens=20).json()["choices"][0]["text"]
+    assert text.startswith("{")
+    refused = constrained({"type": "array", "uniqueItems": True})
+    assert (refused.status, refused.error["param"]) == (400, "response_format")
+    assert "uniqueItems" in refused.error["message"]
+    assert constrained({}, stop="}").error["param"] == "stop"
 
 
 def test_unknown_stream_options_are_refused_by_path(app: Gate) -> None:
