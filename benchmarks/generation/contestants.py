@@ -92,10 +92,12 @@ def transformers(models: Models, model: str) -> Contestant:
     program = environment("transformers") / "transformers"
     folder = str(models.folder(model).absolute())
     options = [folder, "--continuous-batching", "--device", "cpu", "--dtype", "float32", "--log-level", "error"]
+    # Left to itself its cache takes most of the machine's memory. This is room for twice as many tokens as slots have.
+    options += ["--cb-block-size", "32", "--cb-num-blocks", str(2 * SLOTS * 1024 // 32), "--cb-max-batch-tokens", "512"]
     return Contestant(
         f"transformers serve {model}",
         "fp32",
-        "--continuous-batching, sdpa, torch's default threads",
+        "--continuous-batching, sdpa, torch's default threads, 512 blocks of 32 tokens",
         lambda port: [str(program), "serve", *options, *LOOPBACK, str(port)],
         {"HF_HUB_OFFLINE": "1"},
         "/health",
