@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from runtime.generation import GenerationEngine
     from runtime.matching import MatchingEngine
 
+LEAST_CONTEXT = 64  # tokens of a sequence, below which a cache is of no use
+
 
 def load_engine(
     directory: Path,
@@ -23,13 +25,15 @@ def load_engine(
     limits: Limits | None = None,
     threads: int | None = None,
     slots: int = 8,
+    kv_bytes: int | None = None,
     observer: Observer | None = None,
     device: str = "cpu",
 ) -> MatchingEngine | EmbeddingEngine | GenerationEngine:
     """Verify the artifact in `directory` and load it.
 
-    `threads`: cores to use, default all that this process may. `slots`: sequences that generate at once. `device`:
-    "cpu", or "cuda:N" for the Nth GPU that is visible.
+    `threads`: cores to use, default all that this process may. `slots`: sequences that generate at once;
+    `kv_bytes`: what their keys and values may take in all, which bounds how long each may get. `device`: "cpu", or
+    "cuda:N" for the Nth GPU that is visible.
     Raises ArtifactRefused: anything missing, altered or unknown, or a kind that no engine serves; DeviceRefused.
     """
     manifest = verify(directory)
@@ -50,13 +54,33 @@ def load_engine(
         from runtime.generation import GenerationEngine
         from runtime.grammar import Grammar
 
-        generation = _generation_backend(directory, manifest, manifest.causal, slots, threads)
         shape = manifest.causal
+        context = context_tokens(shape, manifest.max_tokens, slots, kv_bytes)
+        generation = _generation_backend(directory, manifest, shape, slots, context, threads)
         grammar = Grammar(tokenizer, shape.vocab_size, shape.eos_token_ids)
         return GenerationEngine(
             manifest, shape, tokenizer, generation, constrain=grammar.constrain, limits=limits, observer=observer
         )
     raise ArtifactRefused(f"{directory} is of kind {manifest.kind!r}, but its manifest has no `causal` shape.")
+
+
+def context_tokens(shape: CausalShape, max_tokens: int, slots: int, kv_bytes: int | None) -> int:
+    """Tokens that each of `slots` sequences may have: the model's own `max_tokens`, or what `kv_bytes` has room for.
+
+    Every slot is as long as the longest sequence that it may get, so that admission is a look at one number and no
+    sequence is ever short of room. Raises ArtifactRefused where there is room for hardly any text.
+    """
+    if kv_bytes is None:
+        return max_tokens
+    found = kv_bytes // (slots * shape.kv_bytes_per_token)
+    least = min(LEAST_CONTEXT, max_tokens)
+    if found < least:
+        raise ArtifactRefused(
+            f"A KV cache of {kv_bytes} bytes has room for {found} tokens in each of {slots} slots, at "
+            f"{shape.kv_bytes_per_token} bytes a token; at least {least} are needed. Allow more bytes "
+            "(generation_kv_bytes) or fewer sequences at once (generation_slots)."
+        )
+    return min(max_tokens, found)
 
 
 def check_device(manifest: Manifest, device: str) -> None:
@@ -98,9 +122,8 @@ def _encoder_backend(directory: Path, manifest: Manifest, threads: int, device: 
 
 
 def _generation_backend(
-    directory: Path, manifest: Manifest, shape: CausalShape, slots: int, threads: int
+    directory: Path, manifest: Manifest, shape: CausalShape, slots: int, context: int, threads: int
 ) -> GenerationBackend:
-    context = manifest.max_tokens
     if manifest.format == "onnx":
         from runtime.backends.onnx import OnnxGeneration
 

@@ -90,6 +90,11 @@ class CausalShape(_Record):
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
 
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """A key and a value a layer, in fp32."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * 4
+
 
 class Manifest(_Record):
     """`manifest.json`. Unknown keys are refused; `files` lists every file of the directory but this one."""

@@ -187,6 +187,7 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
         limits=limits,
         threads=settings.engine_threads(),
         slots=settings.generation_slots,
+        kv_bytes=settings.generation_kv_bytes,
         observer=observer,
         device=settings.device,
     )
@@ -230,7 +231,7 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
             "dimensions": manifest.dimensions,
             "digest": manifest.digest,
             "limits": {
-                "max_tokens": manifest.max_tokens,
+                "max_tokens": engine.context if isinstance(engine, GenerationEngine) else manifest.max_tokens,
                 "max_items": None if manifest.kind == "generation" else settings.max_items,
             },
         },

@@ -80,6 +80,12 @@ class Settings(BaseModel):
         _LIMITS.target_wait_s, gt=0, description="Saturation of an encoder is 1 when a newcomer would wait this long."
     )
     generation_slots: int = Field(8, gt=0, description="Sequences that generate at once in a worker.")
+    generation_kv_bytes: int = Field(
+        2**30,
+        gt=0,
+        description="What keys and values of all of these may take, in bytes, allocated once; bounds how long each may "
+        "get where the model's own context has no room.",
+    )
     generation_queue_items: int = Field(64, gt=0, description="Prompts that may wait for a slot before 429.")
     generation_queue_tokens: int = Field(65_536, gt=0, description="The same limit in tokens, max_tokens included.")
     match_deadline_ms: int = Field(

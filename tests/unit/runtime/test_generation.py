@@ -6,6 +6,8 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.backends.fake import END, byte_tokenizer
-from runtime.contract import F32, I64, Event, Finish, Limits, Sampling, Token
+from runtime.contract import F32, I64, Event, Finish, Limits, PromptScores, Sampling, Token
 from runtime.errors import (
     BackendFailed,
     Cancelled,
@@ -44,6 +46,16 @@ class Remembering:
         self.gate = threading.Event()
         self.gate.set()
         self.widths: list[int] = []
+        self.calls: list[tuple[str, int]] = []  # p or d, and its tokens
+        self.took_s = 0.0
+
+    @property
+    def prefilled(self) -> int:
+        return sum(size for kind, size in self.calls if kind == "p")
+
+    def log_prob(self, prompt: list[int], place: int) -> float:
+        row = self.logits(prompt[:place]).astype(np.float64)
+        return float(row[prompt[place]] - np.log(np.exp(row).sum()))
 
     def logits(self, row: list[int]) -> F32:
         random = np.random.default_rng([len(row), *row])
@@ -53,6 +65,8 @@ class Remembering:
 
     def prefill(self, slot: int, ids: Sequence[int], start: int = 0, all_logits: bool = False) -> F32:
         assert self.gate.wait(10)
+        self.calls.append(("p", len(ids)))
+        time.sleep(self.took_s * (1 + len(ids) / 5))
         if 13 in ids:
             raise RuntimeError("this prompt breaks the model")
         self.rows[slot] = [*self.rows[slot][:start], *ids]
@@ -61,6 +75,8 @@ class Remembering:
 
     def decode(self, tokens: I64, lengths: I64) -> F32:
         assert self.gate.wait(10)
+        self.calls.append(("d", len(tokens)))
+        time.sleep(self.took_s)
         self.widths.append(len(tokens))
         for slot, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
             assert len(self.rows[slot]) >= length, "the engine lost count of a slot"
@@ -75,7 +91,7 @@ class Remembering:
         self.rows[one], self.rows[other] = self.rows[other][:length], self.rows[one][:length]
 
 
-def make(slots: int = 3, limits: Limits | None = None) -> tuple[GenerationEngine, Remembering]:
+def make(slots: int = 3, limits: Limits | None = None, **more: Any) -> tuple[GenerationEngine, Remembering]:
     shape = CausalShape(layers=1, kv_heads=1, head_dim=16, vocab_size=VOCABULARY, eos_token_ids=(END,))
     manifest = Manifest.model_validate(
         {
@@ -84,66 +100,249 @@ def make(slots: int = 3, limits: Limits | None = None) -> tuple[GenerationEngine
         }
     )  # fmt: skip
     backend = Remembering(slots)
-    return GenerationEngine(manifest, shape, byte_tokenizer(pairs=False), backend, limits=limits), backend
+    return GenerationEngine(manifest, shape, byte_tokenizer(pairs=False), backend, limits=limits, **more), backend
 
 
-def drain(events: queue.SimpleQueue[Event]) -> tuple[list[int], Finish | SluiceError]:
-    tokens = []
-    while isinstance(event := events.get(timeout=10), Token):
-        tokens.append(event.id)
-    return tokens, event
+Story = tuple[dict[int, list[int]], dict[int, Finish], PromptScores | None]
+
+
+def drain(events: queue.SimpleQueue[Event], n: int = 1) -> Story:
+    """Tokens and Finish of each sequence, and the prompt's scores; of a cancelled one what there is."""
+    tokens: dict[int, list[int]] = {}
+    finishes: dict[int, Finish] = {}
+    scores = None
+    while len(finishes) < n:
+        event = events.get(timeout=10)
+        if isinstance(event, PromptScores):
+            assert not tokens
+            scores = event
+        elif isinstance(event, Token):
+            assert event.index not in finishes
+            tokens.setdefault(event.index, []).append(event.id)
+        elif isinstance(event, Finish):
+            finishes[event.index] = event
+        else:
+            assert isinstance(event, Cancelled)
+            break
+    return tokens, finishes, scores
+
+
+def ended(events: queue.SimpleQueue[Event]) -> Finish | SluiceError:
+    while isinstance(event := events.get(timeout=10), Token | PromptScores):
+        pass
+    return event
+
+
+def run(engine: GenerationEngine, prompt: list[int], sampling: Sampling, n: int = 1) -> Story:
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    engine.submit(prompt, sampling, events.put, n=n)
+    return drain(events, n)
 
 
 def alone(prompt: list[int], sampling: Sampling) -> list[int]:
     engine, _ = make(slots=1)
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    engine.submit(prompt, sampling, events.put)
-    tokens, _ = drain(events)
+    tokens = run(engine, prompt, sampling)[0][0]
     engine.close()
     return tokens
 
 
+BEGINNINGS = [[], list(range(20, 50)), [*range(20, 40), *range(60, 70)]]  # two that are alike for 20 tokens
 requests = st.lists(
     st.tuples(
-        st.lists(st.integers(14, 255), min_size=1, max_size=12),
+        st.builds(
+            lambda beginning, rest: [*beginning, *rest],
+            st.sampled_from(BEGINNINGS),
+            st.lists(st.integers(14, 255), min_size=1, max_size=6),
+        ),
         st.builds(
             Sampling,
-            max_tokens=st.integers(1, 20),
+            max_tokens=st.integers(1, 12),
             temperature=st.sampled_from([0.0, 0.7, 1.3]),
             top_k=st.sampled_from([0, 5]),
+            frequency_penalty=st.sampled_from([0.0, 1.0]),
             seed=st.integers(0, 99),
+            prompt_logprobs=st.sampled_from([None, None, 0]),
         ),
-        st.sampled_from([0, 0, 0, 1, 3]),  # tokens after which the caller leaves; 0: stays
+        st.integers(1, 4),  # sequences
+        st.sampled_from([0, 0, 0, 1, 3]),  # events after which the caller leaves; 0: stays
     ),
     min_size=1,
     max_size=9,
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(requests, st.integers(1, 4))
-def test_a_stream_is_the_same_alone_and_in_company(requests: list[tuple[list[int], Sampling, int]], slots: int) -> None:
-    engine, _ = make(slots)
+def test_a_stream_is_the_same_alone_and_in_company(
+    requests: list[tuple[list[int], Sampling, int, int]], slots: int
+) -> None:
+    engine, backend = make(slots)
     queues = []
-    for prompt, sampling, leaves_after in requests:
+    for prompt, sampling, n, leaves_after in requests:
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        ticket = engine.submit(prompt, sampling, events.put)
+        ticket = engine.submit(prompt, sampling, events.put, n=min(n, slots))
         if leaves_after:
             for _ in range(min(leaves_after, sampling.max_tokens)):
                 events.get(timeout=10)
             ticket.cancel()
         queues.append(events)
-    for (prompt, sampling, leaves_after), events in zip(requests, queues, strict=True):
-        tokens, last = drain(events)
+    for (prompt, sampling, n, leaves_after), events in zip(requests, queues, strict=True):
         if leaves_after:
-            assert isinstance(last, Cancelled | Finish)
-        else:
-            assert isinstance(last, Finish)
-            assert tokens == alone(prompt, sampling)
-            assert (last.prompt_tokens, last.completion_tokens) == (len(prompt), sampling.max_tokens)
+            drain(events, min(n, slots))
+            continue
+        texts, finishes, scores = drain(events, min(n, slots))
+        for index, text in texts.items():
+            assert text == alone(prompt, replace(sampling, seed=(sampling.seed or 0) + index))
+            assert finishes[index].completion_tokens == sampling.max_tokens
+        if sampling.prompt_logprobs is not None:
+            assert scores is not None
+            expected = [backend.log_prob(prompt, place) for place in range(1, len(prompt))]
+            assert np.allclose(scores.logprobs[1:], expected, atol=1e-5)
     engine.close()
     load = engine.load()
-    assert (load.queued_items, load.running_items, load.saturation) == (0, 0, 0)
+    assert (load.queued_items, load.running_items, load.running_tokens, load.saturation) == (0, 0, 0, 0)
+
+
+def test_a_prefix_is_computed_once() -> None:
+    engine, backend = make(slots=3)
+    beginning = list(range(100, 130))
+    backend.gate.clear()
+    sinks = [queue.SimpleQueue[Event]() for _ in range(6)]
+    for number, sink in enumerate(sinks):
+        engine.submit([*beginning, 200 + number, 210], Sampling(max_tokens=3), sink.put)
+    backend.gate.set()
+    finishes = [drain(sink)[1][0] for sink in sinks]
+    assert [finish.cached_tokens for finish in finishes] == [0, *[30] * 5]
+    assert backend.prefilled == 32 + 5 * 2
+    engine.close()
+
+
+def test_what_a_decode_step_computed_is_not_reused() -> None:
+    engine, _ = make(slots=2)
+    prompt = list(range(100, 110))
+    text = run(engine, prompt, Sampling(max_tokens=10, temperature=0))[0][0]
+    _, finishes, _ = run(engine, [*prompt, *text, 20, 21], Sampling(max_tokens=1))
+    assert finishes[0].cached_tokens == len(prompt)
+    engine.close()
+
+
+def test_a_prompt_of_known_tokens_is_still_computed_in_part() -> None:
+    engine, backend = make(slots=2)
+    for _ in range(3):
+        _, finishes, _ = run(engine, list(range(100, 120)), Sampling(max_tokens=1))
+    assert finishes[0].cached_tokens == 18
+    assert backend.prefilled == 20 + 2 * 2
+    engine.close()
+
+
+def test_a_long_prompt_comes_in_chunks_between_the_steps_of_others() -> None:
+    engine, backend = make(slots=2)
+    backend.took_s = 0.002  # a step; a prefill call takes that and a fifth of it for each token
+    engine.warm_up()
+    stream = engine.generate("run", Sampling(max_tokens=44))
+    next(stream)
+    backend.calls.clear()
+    run(engine, list(range(60, 100)), Sampling(max_tokens=1))
+    list(stream)
+    engine.close()
+    kinds = "".join(kind for kind, _ in backend.calls)
+    sizes = [size for kind, size in backend.calls if kind == "p"]
+    assert sum(sizes) == 40
+    assert len(sizes) > 1
+    assert "pp" not in kinds  # each followed by a step of the other one
+    assert min(sizes) >= 2
+
+
+def test_a_prompt_may_be_scored_without_a_text() -> None:
+    engine, backend = make(slots=1)
+    prompt = list(range(100, 130))
+    run(engine, prompt, Sampling(max_tokens=1))  # scores need all logits: nothing of this is reused
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    engine.submit(prompt, Sampling(max_tokens=0, prompt_logprobs=2), events.put)
+    scores, finish = events.get(timeout=10), events.get(timeout=10)
+    assert isinstance(scores, PromptScores)
+    assert isinstance(finish, Finish)
+    assert (finish.completion_tokens, finish.cached_tokens) == (0, 0)
+    assert len(scores.logprobs) == len(scores.likeliest) == 30
+    assert (scores.logprobs[0], scores.likeliest[0]) == (None, ())
+    assert all(len(row) == 2 for row in scores.likeliest[1:])
+    assert scores.logprobs[7] == pytest.approx(backend.log_prob(prompt, 7), abs=1e-5)
+    engine.close()
+
+
+def test_a_prompt_leaves_its_slot_between_two_chunks() -> None:
+    engine, backend = make(slots=1)
+    backend.gate.clear()
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    ticket = engine.submit(list(range(100, 140)), Sampling(max_tokens=4), events.put)
+    while not engine.load().running_items:
+        time.sleep(0.001)
+    ticket.cancel()
+    backend.gate.set()
+    assert isinstance(events.get(timeout=10), Cancelled)
+    assert backend.prefilled < 40
+    engine.close()
+
+
+def test_a_token_that_cannot_be_drawn_fails_its_own_request() -> None:
+    class Stubborn:
+        finished = False
+
+        def mask(self, logits: F32) -> None:
+            logits[:] = -np.inf
+
+        def accept(self, token: int) -> None:
+            raise AssertionError("nothing was possible")
+
+    engine, _ = make(constrain=lambda schema: Stubborn())
+    good, bad = queue.SimpleQueue[Event](), queue.SimpleQueue[Event]()
+    engine.submit([20, 21], Sampling(max_tokens=10), good.put)
+    engine.submit([20, 22], Sampling(max_tokens=10, schema="{}"), bad.put, n=2)
+    assert isinstance(bad.get(timeout=10), BackendFailed)
+    assert bad.empty()
+    assert len(drain(good)[0][0]) == 10
+    engine.close()
+
+
+def test_a_constraint_that_is_met_ends_the_text() -> None:
+    class Countdown:
+        def __init__(self, schema: str) -> None:
+            self.left = int(schema)
+
+        @property
+        def finished(self) -> bool:
+            return self.left == 0
+
+        def mask(self, logits: F32) -> None:
+            logits[:200] = -np.inf
+
+        def accept(self, token: int) -> None:
+            self.left -= 1
+
+    engine, _ = make(constrain=Countdown)
+    texts, finishes, _ = run(engine, [20], Sampling(max_tokens=10, schema="4"), n=2)
+    assert all(len(text) == 4 and min(text) >= 200 for text in texts.values())
+    assert {finish.reason for finish in finishes.values()} == {"stop"}
+    engine.close()
+
+
+def test_an_observer_that_raises_stops_nothing() -> None:
+    class Broken:
+        def observe(self, event: str, value: float, **labels: Any) -> None:
+            raise KeyError(event)
+
+    engine, _ = make(observer=Broken())
+    assert len(run(engine, [20], Sampling(max_tokens=3))[0][0]) == 3
+    engine.close()
+
+
+def test_no_stop_string_before_min_tokens() -> None:
+    engine, _ = make()
+    free = Sampling(max_tokens=20, temperature=0)
+    text = "".join(event.text for event in engine.generate("abc", free) if not isinstance(event, PromptScores))
+    pieces = [event for event in engine.generate("abc", replace(free, stop=(text[0],), min_tokens=8))]
+    assert sum(isinstance(piece, Token) for piece in pieces) >= 8
+    engine.close()
 
 
 def test_a_newcomer_joins_while_others_run() -> None:
@@ -174,7 +373,7 @@ def test_a_full_engine_refuses_with_the_time_to_come_back() -> None:
     assert caught.value.retry_after_s > 0
     backend.gate.set()
     for sink in sinks:
-        assert isinstance(drain(sink)[1], Finish)
+        assert isinstance(ended(sink), Finish)
     engine.close()
 
 
@@ -183,8 +382,8 @@ def test_a_prompt_that_breaks_the_model_fails_alone() -> None:
     good, bad = queue.SimpleQueue[Event](), queue.SimpleQueue[Event]()
     engine.submit([20, 21], Sampling(max_tokens=10), good.put)
     engine.submit([20, 13], Sampling(max_tokens=10), bad.put)
-    assert isinstance(drain(bad)[1], BackendFailed)
-    assert isinstance(drain(good)[1], Finish)
+    assert isinstance(ended(bad), BackendFailed)
+    assert isinstance(ended(good), Finish)
     engine.close()
 
 
@@ -195,9 +394,7 @@ def test_a_deadline_ends_a_stream_in_the_middle() -> None:
     engine.submit([20], Sampling(max_tokens=40), events.put, deadline=time.monotonic() + 0.05)
     time.sleep(0.06)
     backend.gate.set()
-    tokens, last = drain(events)
-    assert isinstance(last, DeadlineExceeded)
-    assert len(tokens) < 40
+    assert isinstance(ended(events), DeadlineExceeded)
     engine.close()
 
 
@@ -210,7 +407,7 @@ def test_a_sink_that_raises_frees_its_slot() -> None:
     engine.submit([20], Sampling(max_tokens=40), gone)
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     engine.submit([21], Sampling(max_tokens=2), events.put)
-    assert isinstance(drain(events)[1], Finish)
+    assert isinstance(ended(events), Finish)
     engine.close()
 
 
@@ -274,6 +471,6 @@ def test_close_finishes_what_runs_and_refuses_the_rest() -> None:
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     engine.submit([20], Sampling(max_tokens=20), events.put)
     engine.close()
-    assert isinstance(drain(events)[1], Finish)
+    assert isinstance(ended(events), Finish)
     with pytest.raises(NotReady):
         engine.submit([20], Sampling(), print)
