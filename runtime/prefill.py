@@ -11,8 +11,8 @@ from runtime.slots import LEAST_CALL
 from runtime.ticket import Ticket
 
 # Steps of the running sequences that the prefill between two of them may take. A sequence that runs then waits for
-# three of its steps at most, with some room for what the cost model does not know.
-STALL_STEPS = 1.8
+# three of its steps at most, with room for what the cost model does not know: attention over what is there already.
+STALL_STEPS = 1.5
 # A smaller chunk costs hardly less: all weights are read for it.
 LEAST_CHUNK = 16
 # A larger one hardly gains: it would only let a cancelled prompt go on for longer, and hold more rows of logits.

@@ -20,7 +20,7 @@ MAX_STOPS = 4  # OpenAI's limit, as are the next three
 MAX_LIKELIEST = 20
 MAX_BIASED = 1024
 MAX_BIAS = 100
-# A row is drawn from by the sums of such blocks first: a running sum over the whole vocabulary costs far more.
+# Running sums are looked up by the sums of such blocks first: one over the whole vocabulary costs far more.
 BLOCK = 256
 
 
@@ -111,7 +111,7 @@ class Sampler:
         if not np.isfinite(row[token]):
             raise ValueError(f"the largest of the logits is {row[token]}")
         if self._sampling.temperature > 0:
-            token = self._pick(self._weights(row, row[token]))
+            token = _reached(self._weights(row, row[token]), self._random.random())
         if self._sampling.logprobs is None:
             return Drawn(token)
         (logprob,), (best,) = score(logits[None], [token], self._sampling.logprobs)
@@ -144,34 +144,33 @@ class Sampler:
         s = self._sampling
         weights: F32 = np.exp((row - top) * np.float32(1 / s.temperature))
         if 0 < s.top_k < len(weights):
-            weights[weights < np.partition(weights, -s.top_k)[-s.top_k]] = 0
+            weights *= weights >= np.partition(weights, -s.top_k)[-s.top_k]
         if s.top_p < 1:
-            weights[weights < _nucleus(weights, s.top_p)] = 0
+            weights *= weights >= _nucleus(weights, s.top_p)
         if s.min_p > 0:
-            weights[weights < s.min_p] = 0
+            weights *= weights >= s.min_p
         return weights
 
-    def _pick(self, weights: F32) -> int:
-        blocks = np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)).astype(np.float64)
-        sums = blocks.cumsum()
-        place = self._random.random() * sums[-1]
-        block = _landed(sums, place)
-        inner = weights[block * BLOCK : (block + 1) * BLOCK].astype(np.float64).cumsum()
-        return block * BLOCK + _landed(inner, place - (sums[block] - blocks[block]))
+
+def _nucleus(weights: F32, top_p: float) -> np.float32:
+    """The least weight among the fewest tokens whose mass reaches `top_p` (Holtzman et al. 2020)."""
+    ordered: F32 = np.sort(weights)
+    # What is 1 - top_p on paper, a rounding error more or less, is left out.
+    least: np.float32 = ordered[_reached(ordered, (1 - top_p) * (1 + 1e-6))]
+    return least
+
+
+def _reached(shares: F32, part: float) -> int:
+    """Where the running sum of `shares` passes `part` of their total."""
+    blocks = np.add.reduceat(shares, np.arange(0, len(shares), BLOCK)).astype(np.float64)
+    sums = blocks.cumsum()
+    place = part * sums[-1]
+    block = _landed(sums, place)
+    inner = shares[block * BLOCK : (block + 1) * BLOCK].astype(np.float64).cumsum()
+    return block * BLOCK + _landed(inner, place - (sums[block] - blocks[block]))
 
 
 def _landed(sums: npt.NDArray[np.float64], place: float) -> int:
     """Which of the shares that `sums` runs over holds `place`. Never one of nothing: past the end, by a rounding error,
     is the last share that is not."""
     return int(min(np.searchsorted(sums, place, side="right"), np.searchsorted(sums, sums[-1])))
-
-
-def _nucleus(weights: F32, top_p: float) -> float:
-    """The least weight among the fewest tokens whose mass reaches `top_p` (Holtzman et al. 2020)."""
-    total = float(weights.sum(dtype=np.float64))
-    # All weights up to this bound have less than 1 - top_p of the mass together: none of them is needed.
-    bound = total * (1 - top_p) / len(weights)
-    ordered = np.sort(weights[weights >= bound])[::-1]
-    masses = np.cumsum(ordered, dtype=np.float64)
-    # A rounding error less than asked for: a mass that is top_p on paper counts as reaching it.
-    return float(ordered[min(int(np.searchsorted(masses, total * top_p * (1 - 1e-7))), len(ordered) - 1)])
