@@ -229,8 +229,9 @@ class GenerationEngine:
             return
         waiting = sum(each.slots for each in self._waiting)
         tokens = sum(each.reserved for each in self._waiting)
-        ahead = tokens + sum(each.reserved for each in running) - self._decoder.tokens
-        wait_s = ahead * self._decoder.step_s / self.slots
+        steps = sum(each.left for each in [*running, *self._waiting]) / self.slots
+        prompts = sum(len(each.prompt) for each in self._waiting)
+        wait_s = steps * self._decoder.step_s + prompts * self._decoder.cost.token_s
         problem = None
         if waiting + ticket.slots > self.limits.max_items:
             problem = f"{waiting} sequences wait and this is {ticket.slots} more; {self.limits.max_items} may wait"

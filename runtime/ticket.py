@@ -50,6 +50,11 @@ class Ticket:
         return self.slots * (len(self.prompt) + self.sampling.max_tokens)
 
     @property
+    def left(self) -> int:
+        """Tokens this request may still generate."""
+        return sum(self.sampling.max_tokens - each.sampler.count for each in list(self.continuations))
+
+    @property
     def stage(self) -> str:
         """`queued` until it has a slot, then `running`."""
         return "running" if self.admitted else "queued"
