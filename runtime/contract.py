@@ -105,7 +105,13 @@ class JobResult:
 
 
 class EncoderBackend(Protocol):
-    """Padded token ids in, a row of numbers for each sequence out. Thread-safe: several threads may call at once."""
+    """Padded token ids in, a row of numbers for each sequence out. Thread-safe: several threads may call at once.
+
+    `clock`: on which its caller reads what a call has cost, in seconds: the caller's own CPU time where that does all
+    the work, which no other load of the machine blurs; else the time of day.
+    """
+
+    clock: Callable[[], float]
 
     def forward(self, input_ids: I64, attention_mask: I64, token_type_ids: I64, *, alone: bool = False) -> F32:
         """(B, T) each -> (B, N): class logits of a matching graph, pooled vectors of an embedding graph.

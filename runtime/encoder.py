@@ -157,7 +157,12 @@ class EncoderEngine(ABC):
             raise NotReady("The engine is closed; load the model again.")
         if self._scheduler is None:
             self._scheduler = Scheduler(
-                self._compute, self.limits, self._threads, self._observer, partial(self._compute, alone=True)
+                self._compute,
+                self.limits,
+                self._threads,
+                self._observer,
+                compute_alone=partial(self._compute, alone=True),
+                clock=self._backend.clock,
             )
         return self._scheduler
 

@@ -70,7 +70,8 @@ class Job:
 class Scheduler:
     """Feeds `compute` (a batch of encoded items -> their results) from a queue, on `workers` threads.
 
-    `compute_alone`: the same for a batch beside which nothing runs or waits; it may use all cores.
+    `compute_alone`: the same for a batch beside which nothing runs or waits; it may use all cores. `clock`: on which a
+    thread reads what its batch has cost, default the time of day.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Scheduler:
         workers: int,
         observer: Observer,
         compute_alone: Compute | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        self._clock = clock or time.monotonic
         self._compute = compute
         self._compute_alone = compute_alone
         self._limits = limits
@@ -168,9 +171,10 @@ class Scheduler:
         """Compute these, one after the other, so that the first request pays for nothing and the cost is known."""
         with self._changed:
             for batch in batches:
-                begun = time.monotonic()
+                begun, spent = time.monotonic(), self._clock()
                 self._compute(batch)
-                self._learn(batch, time.monotonic() - begun, warm_up=True)
+                self._learn(batch, self._clock() - spent, warm_up=True)
+                self._keep_pace(batch, time.monotonic() - begun)
         logger.info(
             "a batch costs %.2f ms and %.3f ms a token; the best one has %s tokens",
             self._cost.fixed_s * 1000,
@@ -221,14 +225,16 @@ class Scheduler:
     def _give_up(self, now: float, deadline: float | None) -> float | None:
         if deadline is None:
             return None
-        batch_s = self._cost.fixed_s + self._cost.token_s * self._budget()
+        batch_s = self._budget() / self._tokens_per_s if self._tokens_per_s else 0.0
         return deadline - max(0.0, min(GIVE_UP_BATCHES * batch_s, GIVE_UP_SHARE * (deadline - now)))
 
     def _budget(self) -> int:
         return int(min(self._cost.budget_tokens, self._limits.batch_tokens))
 
-    def _learn(self, batch: Sequence[Encoded], took_s: float, *, warm_up: bool = False) -> None:
-        self._cost.observe(max(map(len, batch)) * len(batch), took_s, warm_up=warm_up)
+    def _learn(self, batch: Sequence[Encoded], cost_s: float, *, warm_up: bool = False) -> None:
+        self._cost.observe(max(map(len, batch)) * len(batch), cost_s, warm_up=warm_up)
+
+    def _keep_pace(self, batch: Sequence[Encoded], took_s: float) -> None:
         rate = sum(map(len, batch)) / max(took_s, 1e-6)
         self._tokens_per_s += RATE_WEIGHT * (rate - self._tokens_per_s) if self._tokens_per_s else rate
 
@@ -239,27 +245,28 @@ class Scheduler:
         # for a core behind those that compute.
         niceness = os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
-        free_since: float | None = None
+        free_since: float | None = None  # on the clock of costs
         while (taken := self._take()) is not None:
             batch, alone, waited = taken
             rows = [work.encoded for work in batch]
             tokens = sum(map(len, rows))
-            begun = time.monotonic()
+            begun, since = time.monotonic(), self._clock()
             results = compute_isolated(self._compute_alone if alone and self._compute_alone else self._compute, rows)
-            ended = time.monotonic()
+            ended, now = time.monotonic(), self._clock()
             complete: list[Request] = []
             with self._changed:
                 self._running_items -= len(batch)
                 self._running_tokens -= tokens
                 if not alone or self._compute_alone is None:
                     # What lies between two batches is part of the cost, unless it was for want of work.
-                    self._learn(rows, ended - (begun if waited or free_since is None else free_since))
+                    self._learn(rows, now - (since if waited or free_since is None else free_since))
+                    self._keep_pace(rows, ended - begun)
                 for work, result in zip(batch, results, strict=True):
                     self._pending.finish(work)
                     if not isinstance(result, SluiceError):
                         self._cache.put(work.encoded, result)
                     complete += [request for request, index in work.claims if request.put(index, result)]
-            free_since = ended
+            free_since = now
             for request in complete:
                 safely(request.sink, request.answer(ended))
             safely(self._observer.observe, "batch_items", len(batch))

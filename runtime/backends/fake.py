@@ -97,6 +97,8 @@ def _words(ids: I64) -> set[str]:
 class FakeMatching:
     """Scores by word overlap; see the module."""
 
+    clock = staticmethod(time.monotonic)
+
     def __init__(self, directory: Path) -> None:
         self._settings = read_settings(directory)
 
@@ -113,6 +115,8 @@ class FakeMatching:
 
 class FakeEmbedding:
     """A word is a direction, a text the sum of its words; see the module."""
+
+    clock = staticmethod(time.monotonic)
 
     def __init__(self, directory: Path) -> None:
         self._settings = read_settings(directory)

@@ -6,6 +6,7 @@ Graphs are made by `training compress`; their input and output names are the con
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,6 +90,7 @@ class OnnxEncoder:
     def __init__(self, graph: Path, threads: int = 1, device: str = CPU) -> None:
         self._graph = graph
         self._threads = threads if device == CPU else 1
+        self.clock = time.thread_time if device == CPU else time.monotonic
         self._session = open_session(graph, 1, device)
         self._wide: ort.InferenceSession | None = None
         self._widening = threading.Lock()

@@ -5,6 +5,7 @@ Nothing else in the engine imports torch or transformers.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from runtime.contract import F32, I64
 
 
 class _TorchEncoder:
+    clock = staticmethod(time.monotonic)
+
     def __init__(self, model: nn.Module) -> None:
         self._model = model.eval()
         self._segments = getattr(self._model.config, "type_vocab_size", 0) > 1

@@ -224,7 +224,7 @@ def test_what_would_be_too_late_when_computed_is_refused_in_time(
     monkeypatch.setattr("runtime.scheduler.time", SimpleNamespace(monotonic=lambda: clock[0]))
     occupy(scheduler, gate)
     waiting = submit(scheduler, [item(2)], 101.0)
-    scheduler._cost.fixed_s = scheduler._cost.token_s = 0.001
+    scheduler._tokens_per_s = 2000.0  # the best batch, 76 tokens, takes 38 ms
     late = submit(scheduler, [item(3)], 101.0)
     clock[0] = 100.95
     gate.open.set()
