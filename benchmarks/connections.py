@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 CHUNK = 65_536
+ONE_ANSWER = select.EPOLLIN | select.EPOLLONESHOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class Ring:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self._known: set[int] = set()
         self._waiting: dict[int, tuple[Connection, object]] = {}
 
     def __len__(self) -> int:
@@ -93,13 +95,20 @@ class Ring:
         """Send and wait for the answer."""
         descriptor = connection.socket.fileno()
         self._waiting[descriptor] = (connection, about)
-        self._epoll.register(descriptor, select.EPOLLIN)
+        if descriptor in self._known:
+            self._epoll.modify(descriptor, ONE_ANSWER)
+        else:
+            self._known.add(descriptor)
+            self._epoll.register(descriptor, ONE_ANSWER)
         connection.send(request)
 
     def leave(self, connection: Connection) -> None:
         """Close a connection, answered or not."""
-        if self._waiting.pop(connection.socket.fileno(), None):
-            self._epoll.unregister(connection.socket.fileno())
+        descriptor = connection.socket.fileno()
+        self._waiting.pop(descriptor, None)
+        if descriptor in self._known:
+            self._known.discard(descriptor)
+            self._epoll.unregister(descriptor)
         connection.socket.close()
 
     def answers(self, timeout_s: float) -> list[tuple[Connection, object, Answer | OSError]]:
@@ -111,9 +120,10 @@ class Ring:
                 answer: Answer | OSError | None = connection.receive()
             except OSError as error:
                 answer = error
-            if answer is not None:
+            if answer is None:
+                self._epoll.modify(descriptor, ONE_ANSWER)
+            else:
                 del self._waiting[descriptor]
-                self._epoll.unregister(descriptor)
                 came.append((connection, about, answer))
         return came
 

@@ -96,8 +96,8 @@ def _dead(results: Results) -> Measured:
 
 
 def _living(results: Results) -> Measured:
-    share = _median(results["disconnects"]["share_of_alone"])
-    return f"{share:.2f} of the same clients alone", share >= UNHARMED
+    share, alone = (_median(results["disconnects"][f"share_of_{what}"]) for what in ("half", "alone"))
+    return f"{share:.2f} of what they have when nobody leaves, {alone:.2f} of it alone", share >= UNHARMED
 
 
 def _coldstart(results: Results) -> Measured:

@@ -81,7 +81,9 @@ def disconnects_table(result: Result) -> str:
     """The living, and what the dead cost."""
     rows = [
         ("the living alone, requests/s", spread(result["alone_per_s"])),
+        ("half of all while nobody leaves, requests/s", spread(result["half_per_s"])),
         ("the living beside leavers, requests/s", spread(result["beside_per_s"])),
+        ("share of that half", spread(result["share_of_half"], 2)),
         ("share of alone", spread(result["share_of_alone"], 2)),
         ("share of computed tokens whose client had left", spread(result["spent_on_the_dead"], 3)),
         ("left before an answer", str(result["left"])),

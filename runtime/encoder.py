@@ -109,6 +109,10 @@ class EncoderEngine(ABC):
         """Ask, before tokenising, whether so many items would be refused whatever they hold. Raises as `submit`."""
         self._running().admit(items, 0, deadline)
 
+    def would_refuse(self, items: int, *, deadline: float | None = None) -> bool:
+        """Whether `admit` would raise Overloaded."""
+        return self._running().would_refuse(items, 0, deadline)
+
     def load(self) -> Load:
         """Work in flight."""
         return self._scheduler.load() if self._scheduler else Load(0, 0, 0, 0, 0.0)

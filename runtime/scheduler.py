@@ -29,14 +29,14 @@ NICENESS = 10  # of the worker threads, above that of the process
 # Weight of the newest batch in the moving estimate of tokens per second.
 RATE_WEIGHT = 0.1
 # The queue's window holds so many batches: large enough for each length to find its like, small enough that what has
-# an unusual one is not passed over for long.
-WINDOW_BATCHES = 12
+# an unusual one is not passed over for long. What came last waits outside of it: whoever leaves soon leaves uncomputed.
+WINDOW_BATCHES, LEAST_WINDOW_BATCHES, WINDOW_SHARE = 12, 2, 0.5
 # What a request needs is an estimate: it is let in when so many times that is left until its deadline. A refusal at
 # once is worth more than an answer that comes too late.
 DEADLINE_MARGIN = 1.5
 # What waits is given up so many best batches before its deadline, at most this share of its time: then it is refused in
 # time, and what is begun is finished in time.
-GIVE_UP_BATCHES, GIVE_UP_SHARE = 3, 0.15
+GIVE_UP_BATCHES, GIVE_UP_SHARE = 6, 0.25
 Compute = Callable[[Sequence[Encoded]], Sequence[Result]]
 
 
@@ -143,6 +143,11 @@ class Scheduler:
             self._check_open()
             self._admit(items, tokens, deadline)
 
+    def would_refuse(self, items: int, tokens: int, deadline: float | None) -> bool:
+        """Whether `admit` would raise Overloaded. Counts nothing."""
+        with self._changed:
+            return bool(self._problem(items, tokens, deadline))
+
     def cancel(self, request: Request) -> str:
         """Drop the queued items of `request` and end it with Cancelled; returns its stage, "" if it was done."""
         with self._changed:
@@ -195,29 +200,31 @@ class Scheduler:
             raise NotReady("The server is draining; retry on another one.")
 
     def _admit(self, items: int, tokens: int, deadline: float | None) -> None:
-        limits = self._limits
-        in_flight = self._pending.tokens + self._running_tokens
-        in_flight_items = len(self._pending) + self._running_items
-        problem = None
-        # A request larger than the whole queue is let in when nothing else is there: it could never be served else.
-        if in_flight_items and in_flight_items + items > limits.max_items:
-            problem = (
-                f"{in_flight_items} items are in flight and this request has {items}; {limits.max_items} are allowed"
-            )
-        elif in_flight and in_flight + tokens > limits.max_tokens:
-            problem = f"{in_flight} tokens are in flight and this request has {tokens}; {limits.max_tokens} are allowed"
-        elif deadline is not None:
-            need_s, left_s = DEADLINE_MARGIN * self._seconds(in_flight + tokens), deadline - time.monotonic()
-            if need_s > left_s:
-                problem = (
-                    f"this request needs up to {need_s * 1000:.1f} ms, queue included, and its deadline leaves "
-                    f"{left_s * 1000:.1f}"
-                )
-        if problem:
+        if problem := self._problem(items, tokens, deadline):
             self._observer.observe("shed", 1)
+            in_flight = self._pending.tokens + self._running_tokens
             raise Overloaded(
                 f"Overloaded: {problem}. Retry later or send less at once.", retry_after_s=self._seconds(in_flight)
             )
+
+    def _problem(self, items: int, tokens: int, deadline: float | None) -> str:
+        """Why so much more is too much; "" when it is not."""
+        limits = self._limits
+        in_flight = self._pending.tokens + self._running_tokens
+        in_flight_items = len(self._pending) + self._running_items
+        # A request larger than the whole queue is let in when nothing else is there: it could never be served else.
+        if in_flight_items and in_flight_items + items > limits.max_items:
+            return f"{in_flight_items} items are in flight and this request has {items}; {limits.max_items} are allowed"
+        if in_flight and in_flight + tokens > limits.max_tokens:
+            return f"{in_flight} tokens are in flight and this request has {tokens}; {limits.max_tokens} are allowed"
+        if deadline is not None:
+            need_s, left_s = DEADLINE_MARGIN * self._seconds(in_flight + tokens), deadline - time.monotonic()
+            if need_s > left_s:
+                return (
+                    f"this request needs up to {need_s * 1000:.1f} ms, queue included, and its deadline leaves "
+                    f"{left_s * 1000:.1f}"
+                )
+        return ""
 
     def _seconds(self, tokens: int) -> float:
         return tokens / (self._tokens_per_s * len(self._workers)) if self._tokens_per_s else 0.0
@@ -230,6 +237,10 @@ class Scheduler:
 
     def _budget(self) -> int:
         return int(min(self._cost.budget_tokens, self._limits.batch_tokens))
+
+    def _window(self, budget: int) -> int:
+        share = int(WINDOW_SHARE * self._pending.tokens)
+        return max(LEAST_WINDOW_BATCHES * budget, min(WINDOW_BATCHES * budget, share))
 
     def _learn(self, batch: Sequence[Encoded], cost_s: float, *, warm_up: bool = False) -> None:
         self._cost.observe(max(map(len, batch)) * len(batch), cost_s, warm_up=warm_up)
@@ -297,7 +308,7 @@ class Scheduler:
                 items=self._limits.batch_items,
                 tokens=budget,
                 padding_tokens=self._cost.fixed_tokens,
-                window_tokens=WINDOW_BATCHES * budget,
+                window_tokens=self._window(budget),
             )
             now = time.monotonic()
             for work in batch:

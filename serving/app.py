@@ -4,7 +4,8 @@ its kind; what every request goes through, in the gate."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
+from runtime.manifest import Kind
 from serving import chat, completions, embeddings, matching, tei
 from serving.call import Call
 from serving.chat_schemas import ChatRequest, ChatResponse
@@ -45,6 +47,7 @@ from serving.schemas import (
     ScoreRequest,
     ScoreResponse,
 )
+from serving.submission import PAIR_KINDS, turn_away
 from serving.tei_schemas import (
     AnyRequest,
     AnyResponse,
@@ -89,6 +92,14 @@ MEANINGS = {
 }
 
 
+# What is refused under overload before its body is read, and the kinds of model that could answer it.
+ENCODER_PATHS: dict[str, Sequence[Kind]] = {
+    **dict.fromkeys(("/v1/match", "/v1/rerank", "/v2/rerank", "/score", "/rerank"), PAIR_KINDS),
+    "/predict": tei.CLASSIFIERS,
+    **dict.fromkeys(("/v1/embeddings", "/embed", "/similarity"), embeddings.KINDS),
+}
+
+
 def create_app(room: Room, metrics_text: Callable[[], bytes] | None = None) -> FastAPI:
     """The app of a worker. `metrics_text`: what /metrics says, default this process's own metrics."""
     app = LeanApp(
@@ -102,6 +113,7 @@ def create_app(room: Room, metrics_text: Callable[[], bytes] | None = None) -> F
     )
     app.state.max_body_bytes = room.settings.max_body_bytes
     app.state.max_values = VALUES_AN_ITEM * room.settings.max_items
+    app.state.turn_away = {path: partial(turn_away, room, kinds=kinds) for path, kinds in ENCODER_PATHS.items()}
     _add_work(app, room)
     _add_tei(app, room)
     _add_models(app, room)

@@ -27,6 +27,7 @@ MAX_DEADLINE_MS = 24 * 3600 * 1000
 # A body that is too large is read on and thrown away up to this many times the limit: most clients write all before
 # they read the answer, and would see a broken connection instead of it.
 DISCARD_FACTOR = 8
+SMALL_BYTES = 16 * 1024
 SCOPE_KEY = "sluice.call"
 # The call that a typed method answers: BentoML hands those their arguments, not the request.
 _CURRENT: ContextVar[Call] = ContextVar("call")
@@ -145,6 +146,12 @@ class Call:
                 param="X-Request-Deadline-Ms",
             )
         return self.received + int(text) / 1000
+
+    @property
+    def small(self) -> bool:
+        """Whether its body is sure to come, and soon: it may be answered unread, and the connection goes on."""
+        size = self.content_length
+        return size is not None and not self._unasked and size.isdigit() and int(size) <= SMALL_BYTES
 
     def end_tokenizing(self, begun: float) -> None:
         """Texts are token ids now, since `begun` on `time.monotonic()`; a request may come here twice."""

@@ -284,5 +284,9 @@ class Catalogue:
             )
         return found
 
+    def of(self, kinds: Sequence[Kind]) -> list[Served]:
+        """All models of `kinds`."""
+        return [model for model in self.served if model.kind in kinds]
+
     def _inventory(self) -> str:
         return "served: " + ", ".join(f"{model.id} ({model.kind})" for model in self.served)

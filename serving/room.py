@@ -120,6 +120,8 @@ def log_to_stdout(settings: Settings) -> None:
     """Let this room's and the engine's log lines through, and the access log as bare JSON lines."""
     for name in ("serving", "runtime"):
         logging.getLogger(name).setLevel(logging.INFO)
+    # Ours is the access log. The HTTP server would put a line of its own together for every answer, and drop it.
+    logging.getLogger("uvicorn.access").propagate = False
     access = logging.getLogger("sluice.access")
     access.propagate = False
     access.setLevel(logging.INFO if settings.access_log else logging.CRITICAL)

@@ -129,6 +129,7 @@ class LeanRoute(APIRoute):
             state = cast(FastAPI, self.dependency_overrides_provider).state
             limit, most = state.max_body_bytes, state.max_values
             fields = list(model.model_fields)
+            turn_away: Callable[..., None] | None = state.turn_away.get(path)
         named = [name for name in parameters if name not in ("request", "body")]
 
         async def handle(request: Request) -> Response:
@@ -137,6 +138,8 @@ class LeanRoute(APIRoute):
             try:
                 arguments: dict[str, Any] = {name: request.path_params[name] for name in named}
                 if model is not None:
+                    if turn_away is not None and call.small:
+                        turn_away(call=call)
                     body = await call.body(limit)
                     if len(body) <= INLINE_BYTES:
                         arguments["body"] = parse(model, fields, call, body)

@@ -43,6 +43,16 @@ def begin(room: Room, call: Call, kinds: Sequence[Kind], model: str | None, item
     return served
 
 
+def turn_away(room: Room, call: Call, kinds: Sequence[Kind]) -> None:
+    """Refuse a request whose body nobody has looked at, when every model that could answer is too busy for the smallest
+    one: under overload most requests end here. Raises Overloaded, InvalidInput on a bad deadline."""
+    models = room.catalogue.of(kinds)
+    deadline = call.deadline(room.settings.match_deadline_ms)
+    if models and all(encoder(served).would_refuse(1, deadline=deadline) for served in models):
+        call.model, call.tag = models[0].id, models[0].tag
+        encoder(models[0]).admit(1, deadline=deadline)
+
+
 def encoder(served: Served) -> EncoderEngine:
     """The engine of an encoder."""
     assert isinstance(served.engine, EncoderEngine)
