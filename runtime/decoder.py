@@ -44,14 +44,15 @@ class Decoder:
 
     @property
     def tickets(self) -> list[Ticket]:
-        """The requests that have a slot."""
-        prefilling = [self.prefilling.ticket] if self.prefilling else []
-        return list(dict.fromkeys([*prefilling, *(each.ticket for each in self.running)]))
+        """The requests that have a slot. From any thread."""
+        prefill = self.prefilling  # looked at once: a step may end it meanwhile
+        return list(dict.fromkeys([*([prefill.ticket] if prefill else []), *(each.ticket for each in self.running)]))
 
     @property
     def tokens(self) -> int:
-        """Tokens in the cache that belong to requests in flight."""
-        return int(self._slots.lengths().sum()) + (self.prefilling.done if self.prefilling else 0)
+        """Tokens in the cache that belong to requests in flight. From any thread."""
+        prefill = self.prefilling
+        return int(self._slots.lengths().sum()) + (prefill.done if prefill else 0)
 
     def step(self, take: Take) -> None:
         """Take in what fits, compute, tell. `take` is asked for further requests as long as there is room and time."""

@@ -171,7 +171,7 @@ requests = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(requests, st.integers(1, 4))
 def test_a_stream_is_the_same_alone_and_in_company(
     requests: list[tuple[list[int], Sampling, int, int]], slots: int
