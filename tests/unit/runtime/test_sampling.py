@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
     LogitsProcessorList,
@@ -60,6 +60,7 @@ def test_draws_follow_the_filtered_distribution(sampling: Sampling, expected: li
     assert (counts[np.asarray(expected) == 0] == 0).all()
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 10_000),
     st.sampled_from([0.5, 1.0, 1.7]),
