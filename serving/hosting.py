@@ -266,6 +266,11 @@ class GenerationMethods(Hosted):
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        min_p: float = 0.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        min_tokens: int = 0,
         seed: int | None = None,
         stop: list[str] | None = None,
     ) -> AsyncGenerator[str, None]:
@@ -273,7 +278,9 @@ class GenerationMethods(Hosted):
         from serving import completions
 
         fields: dict[str, Any] = {"prompt": prompt, "model": model, "max_tokens": max_tokens, "stop": stop}
-        fields |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+        fields |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "seed": seed}
+        fields |= {"presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty}
+        fields |= {"repetition_penalty": repetition_penalty, "min_tokens": min_tokens}
         with refusals():
             request = checked(CompletionRequest, fields)
             running = await completions.start(self.room, current_call(), request)

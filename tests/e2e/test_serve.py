@@ -289,7 +289,8 @@ def test_bentoml_client(server: Server) -> None:
         answer = client.embed(texts=["a b", "b a"], dimensions=40)
         assert answer["data"][0]["embedding"] == pytest.approx(answer["data"][1]["embedding"])
         assert len(answer["data"][0]["embedding"]) == 40
-        assert "".join(client.generate(prompt="x", max_tokens=20)) == TALE[1:21]
+        settings = {"min_p": 0.1, "presence_penalty": 0.5, "repetition_penalty": 1.1, "min_tokens": 2, "seed": 1}
+        assert "".join(client.generate(prompt="x", max_tokens=20, **settings)) == TALE[1:21]
         with pytest.raises(BentoMLException, match="model 'nope'") as missing:
             client.match(pairs=PAIR["pairs"], model="nope")
         assert missing.value.error_code == 404

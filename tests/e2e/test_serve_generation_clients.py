@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import openai
 import pytest
@@ -17,6 +18,7 @@ import torch
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI
 from langchain_openai import OpenAI as LangchainOpenAI
+from pydantic import BaseModel, Field
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from runtime.backends.fake import END, VOCABULARY, byte_tokenizer
@@ -156,6 +158,30 @@ def test_openai_async_streams_side_by_side(server: Server) -> None:
         return together
 
     assert len(set(asyncio.run(streams()))) > 1
+
+
+class Guard(BaseModel):
+    """What an answer must be."""
+
+    name: Literal["Bernardo", "Francisco"]
+    awake: bool
+    hour: int = Field(ge=0, le=23)
+
+
+def test_openai_parses_what_a_schema_admits(client: openai.OpenAI) -> None:
+    settings: dict[str, Any] = {"model": "tiny", "messages": CHAT, "max_completion_tokens": 200}
+    for seed in range(4):
+        answer = client.chat.completions.parse(**settings, response_format=Guard, seed=seed)
+        assert answer.choices[0].finish_reason == "stop"
+        assert isinstance(answer.choices[0].message.parsed, Guard)
+    with client.chat.completions.stream(**settings, response_format=Guard, seed=1) as stream:
+        for _ in stream:
+            pass
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Guard)
+    schema = {"name": "x", "schema": {"type": "no such type"}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**settings, response_format={"type": "json_schema", "json_schema": schema})
+    assert refused.value.param == "response_format"
 
 
 def test_openai_is_told_which_field_is_not_supported(client: openai.OpenAI) -> None:
