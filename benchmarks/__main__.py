@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -192,4 +193,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # Whoever ends the run ends its servers with it: most of them are stopped and would stay for ever.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))
