@@ -76,7 +76,7 @@ def plot_decode(result: Result, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
-    grid[0].legend(fontsize=8, loc="lower right")
+    grid[1].legend(fontsize=8, loc="lower right")  # fp32 has room there
     canvas.supxlabel("tokens a second, prefill included (median and range of the rounds)", fontsize=9)
     canvas.suptitle(f"Generation: servers over HTTP, engines without a server, {machine(result)}", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
