@@ -12,10 +12,9 @@ from batch.job import Job
 from batch.plan import PlannedModel
 from batch.predictions import Prediction
 from batch.reading import Item, Reject, Shard, beginning
-from runtime.contract import Finish, Pair, PairResult, PromptScores, Sampling
+from runtime.contract import Finish, Pair, PairResult, PromptScores, Sampling, TextEngine
 from runtime.encoder import EncoderEngine
 from runtime.errors import ArtifactRefused, InvalidInput, SluiceError
-from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import read_manifest
 
@@ -90,7 +89,7 @@ class Scorer:
         label = self._model.labels[match]
         return {"score": result.score, "label": label, "match": match, "truncated": result.truncated}
 
-    def _continue(self, engine: GenerationEngine, items: Sequence[Item], short: str) -> list[Prediction | SluiceError]:
+    def _continue(self, engine: TextEngine, items: Sequence[Item], short: str) -> list[Prediction | SluiceError]:
         """Prompts through continuous batching; a row's seed is its own, so its company does not matter."""
 
         def run(item: Item) -> Prediction | SluiceError:

@@ -6,14 +6,19 @@ n running slots.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import SluiceError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from runtime.manifest import Manifest
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
@@ -274,6 +279,72 @@ class Load:
     running_items: int
     running_tokens: int
     saturation: float
+
+
+class Submitted(Protocol):
+    """A request that an engine has taken in, as its caller sees it."""
+
+    @property
+    def stage(self) -> str:
+        """`queued` until it has a slot, then `running`."""
+        ...
+
+    def times(self) -> tuple[float, float]:
+        """Seconds in the queue, and since it has a slot, up to now."""
+        ...
+
+    def cancel(self) -> None:
+        """The caller left: free its slots within a step. Does nothing to what has ended. From any thread."""
+        ...
+
+
+class TextEngine(Protocol):
+    """What serving and batch jobs need of an engine that generates, whoever computes. Thread-safe.
+
+    `slots`: sequences that run at once, each of up to `context` tokens, prompt and text together.
+    """
+
+    manifest: Manifest
+    tokenizer: Tokenizer
+    limits: Limits
+    slots: int
+    context: int
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt; an empty one becomes the model's begin (or end) token. Raises InvalidInput."""
+        ...
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        sink: Callable[[Event], None],
+        *,
+        n: int = 1,
+        deadline: float | None = None,
+    ) -> Submitted:
+        """Queue a prompt for `n` sequences, which need a slot each at the same time. `deadline`: of time.monotonic().
+
+        Events go to `sink` from the engine's thread and end with the nth Finish, or with one SluiceError.
+        Raises InvalidInput (setting, token id, schema), TooManyTokens, Overloaded, NotReady; never waits.
+        """
+        ...
+
+    def generate(self, prompt: str, sampling: Sampling) -> Iterator[Piece]:
+        """Stream one completion, blocking. Raises what `submit` raises, and the stream's own error."""
+        ...
+
+    def load(self) -> Load:
+        """Sequences and cache tokens in flight."""
+        ...
+
+    def warm_up(self) -> None:
+        """Run once, so that the first request pays for nothing. Raises BackendFailed."""
+        ...
+
+    def close(self) -> None:
+        """Refuse new work, finish what runs and waits, let go of the model."""
+        ...
 
 
 class Observer(Protocol):

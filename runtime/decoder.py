@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from runtime.contract import F32, Event, Finish, GenerationBackend, Observer, Token
+from runtime.contract import F32, Event, GenerationBackend, Observer, Token
 from runtime.cost import CostModel
 from runtime.errors import BackendFailed, SluiceError
 from runtime.prefill import LEAST_CHUNK, STALL_STEPS, Prefill, chunk_tokens
@@ -209,22 +209,11 @@ class Decoder:
     # ------------------------------------------------------------ ends
 
     def _finish(self, each: Continuation, reason: str) -> None:
-        ticket, now = each.ticket, time.monotonic()
+        ticket = each.ticket
         text = each.printer.flush()
         reason = "stop" if each.printer.stopped else reason
         self._note("finished", 1, reason=reason)
-        finish = Finish(
-            reason=reason,
-            text=text,
-            prompt_tokens=len(ticket.prompt),
-            completion_tokens=each.sampler.count,
-            queue_s=ticket.admitted - ticket.submitted,
-            prefill_s=ticket.first_token - ticket.admitted,
-            decode_s=now - ticket.first_token,
-            index=each.index,
-            cached_tokens=ticket.cached,
-        )
-        self._outbox.append((ticket, finish))
+        self._outbox.append((ticket, ticket.finish(each.index, reason, text, each.sampler.count)))
         ticket.continuations.remove(each)
         if each in self.running:
             self._release(each)

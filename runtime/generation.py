@@ -15,44 +15,23 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from runtime.contract import (
-    Constrain,
-    Event,
-    Finish,
-    GenerationBackend,
-    Limits,
-    Load,
-    Observer,
-    Piece,
-    PromptScores,
-    Sampling,
-    Silent,
-)
+from runtime.contract import Constrain, Event, Finish, GenerationBackend, Limits, Load, Observer, Sampling
 from runtime.decoder import Decoder
-from runtime.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    InvalidInput,
-    NotReady,
-    Overloaded,
-    SluiceError,
-    TooManyTokens,
-)
+from runtime.errors import Cancelled, InvalidInput, NotReady, SluiceError
+from runtime.intake import Intake
 from runtime.manifest import CausalShape, Manifest
-from runtime.sampling import Sampler, check
-from runtime.scheduler import safely
-from runtime.text import TokenPrinter, check_text
+from runtime.sampling import Sampler
+from runtime.text import TokenPrinter
 from runtime.ticket import Continuation, Sink, Ticket
 
 WARM_UP_TOKENS = (16, 96)  # of the prompts that the cost of a prefill is first measured with
 
 
-class GenerationEngine:
+class GenerationEngine(Intake):
     """Generates with one artifact. Thread-safe. `slots`: sequences that run at once, each of up to `context` tokens,
     prompt and text together. `constrain` makes constraints of schemas; without it a schema is refused."""
 
@@ -67,35 +46,23 @@ class GenerationEngine:
         observer: Observer | None = None,
         constrain: Constrain | None = None,
     ) -> None:
-        self.manifest = manifest
-        self.limits = limits or Limits(max_items=64, max_tokens=65_536)
-        self.context = backend.context
-        self.slots = backend.slots
-        self._shape = shape
-        self.tokenizer = tokenizer
+        super().__init__(
+            manifest,
+            shape,
+            tokenizer,
+            slots=backend.slots,
+            context=backend.context,
+            limits=limits,
+            observer=observer,
+        )
         self._constrain = constrain
-        observer = observer or Silent()
-        self._note = partial(safely, observer.observe)
         self._changed = threading.Condition()
         self._waiting: deque[Ticket] = deque()
-        self._decoder = Decoder(backend, shape.eos_token_ids, observer)
+        self._decoder = Decoder(backend, shape.eos_token_ids, self._observer)
         self._closing = False
         self._thread: threading.Thread | None = None
 
     # ------------------------------------------------------------ callers' side
-
-    def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt; an empty one becomes the model's begin (or end) token. Raises InvalidInput."""
-        check_text(prompt, "prompt")
-        # As a batch of one: only the batch functions let other threads run meanwhile.
-        ids: list[int] = self.tokenizer.encode_batch_fast([prompt])[0].ids
-        if ids:
-            return ids
-        starts = [self._shape.bos_token_id, *self._shape.eos_token_ids]
-        start = next((token for token in starts if token is not None), None)
-        if start is None:
-            raise InvalidInput("The prompt is empty and this model has no begin token; send some text.", param="prompt")
-        return [start]
 
     def submit(
         self,
@@ -111,49 +78,19 @@ class GenerationEngine:
         Events go to `sink` from the engine's thread and end with the nth Finish, or with one SluiceError.
         Raises InvalidInput (setting, token id, schema), TooManyTokens, Overloaded, NotReady; never waits.
         """
-        check(sampling, self._shape.vocab_size)
-        if not 1 <= n <= self.slots:
-            raise InvalidInput(
-                f"n is {n}; it must be from 1 to {self.slots}, the sequences that run at once.", param="n"
-            )
-        self._check_prompt(prompt, sampling.max_tokens)
+        self._check(prompt, sampling, n)
         ticket = Ticket(prompt, sampling, sink, deadline)
         ticket.continuations = [self._continuation(ticket, index) for index in range(n)]
         with self._changed:
             if self._closing:
                 raise NotReady("The server is draining; retry on another one.")
-            self._admit(ticket)
+            self._make_room(ticket)
             self._waiting.append(ticket)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
                 self._thread.start()
             self._changed.notify()
         return ticket
-
-    def generate(self, prompt: str, sampling: Sampling) -> Iterator[Piece]:
-        """Stream one completion, blocking. Raises what `submit` raises, and the stream's own error."""
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        ticket = self.submit(self.encode(prompt), sampling, events.put)
-        try:
-            while True:
-                event = events.get()
-                if isinstance(event, SluiceError):
-                    raise event
-                yield event
-                if isinstance(event, Finish):
-                    return
-        finally:
-            ticket.cancel()
-
-    def log_probs(self, ids: Sequence[int]) -> list[float]:
-        """Natural log p(ids[i] | ids[:i]) for i = 1 … len - 1, blocking. Raises what `submit` raises."""
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.submit(ids, Sampling(max_tokens=0, prompt_logprobs=0), events.put)
-        scores = events.get()
-        if isinstance(scores, SluiceError):
-            raise scores
-        assert isinstance(scores, PromptScores)
-        return [value for value in scores.logprobs if value is not None]
 
     def load(self) -> Load:
         """Sequences and reserved cache tokens in flight."""
@@ -208,42 +145,14 @@ class GenerationEngine:
         printer = TokenPrinter(self.tokenizer, ticket.prompt, sampling.stop, min_tokens=sampling.min_tokens)
         return Continuation(ticket, index, sampler, printer)
 
-    def _check_prompt(self, prompt: Sequence[int], max_tokens: int) -> None:
-        if not prompt:
-            raise InvalidInput("The prompt has no tokens; send at least one.", param="prompt")
-        if len(prompt) + max_tokens > self.context:
-            raise TooManyTokens(
-                f"The prompt has {len(prompt)} tokens and max_tokens is {max_tokens}; this model's context is "
-                f"{self.context} tokens. Shorten the prompt or lower max_tokens.",
-                param="prompt" if len(prompt) >= self.context else "max_tokens",
-            )
-        wrong = next((token for token in prompt if not 0 <= token < self._shape.vocab_size), None)
-        if wrong is not None:
-            raise InvalidInput(f"Token {wrong} is outside the vocabulary of {self._shape.vocab_size}.", param="prompt")
-
-    def _admit(self, ticket: Ticket) -> None:
-        """Raises Overloaded where the queue is full, or a slot is not to be expected before the deadline."""
+    def _make_room(self, ticket: Ticket) -> None:
+        """Raises Overloaded."""
         running = self._decoder.tickets
-        taken = sum(each.slots for each in [*running, *self._waiting])
-        if taken + ticket.slots <= self.slots:
+        if sum(each.slots for each in [*running, *self._waiting]) + ticket.slots <= self.slots:
             return
-        waiting = sum(each.slots for each in self._waiting)
-        tokens = sum(each.reserved for each in self._waiting)
         steps = sum(each.left for each in [*running, *self._waiting]) / self.slots
         prompts = sum(len(each.prompt) for each in self._waiting)
-        wait_s = steps * self._decoder.step_s + prompts * self._decoder.cost.token_s
-        problem = None
-        if waiting + ticket.slots > self.limits.max_items:
-            problem = f"{waiting} sequences wait and this is {ticket.slots} more; {self.limits.max_items} may wait"
-        elif tokens + ticket.reserved > self.limits.max_tokens:
-            problem = (
-                f"{tokens} tokens wait and this request may need {ticket.reserved}; {self.limits.max_tokens} may wait"
-            )
-        elif ticket.deadline is not None and time.monotonic() + wait_s > ticket.deadline:
-            problem = f"a slot is expected in {wait_s:.2f} s, later than this request's deadline"
-        if problem:
-            self._note("shed", 1)
-            raise Overloaded(f"Overloaded: {problem}. Retry later.", retry_after_s=wait_s)
+        self._admit(ticket, self._waiting, steps * self._decoder.step_s + prompts * self._decoder.cost.token_s)
 
     # ------------------------------------------------------------ the engine's thread
 
@@ -273,8 +182,7 @@ class GenerationEngine:
                 self._end(ticket, Cancelled("The caller left."))
             elif ticket.deadline is not None and now > ticket.deadline:
                 self._note("cancelled", 1, stage="expired")
-                late = f"after {ticket.generated} tokens" if ticket.generated else f"while it was {ticket.stage}"
-                self._end(ticket, DeadlineExceeded(f"The deadline passed {late}; allow more time or fewer tokens."))
+                self._end(ticket, ticket.late())
 
     def _end(self, ticket: Ticket, error: SluiceError) -> None:
         with self._changed:

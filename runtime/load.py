@@ -6,14 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.contract import EncoderBackend, GenerationBackend, Limits, Observer
+from runtime.contract import EncoderBackend, GenerationBackend, Limits, Observer, TextEngine
 from runtime.errors import ArtifactRefused, DeviceRefused
 from runtime.manifest import CausalShape, Manifest, verify
 from runtime.text import load_tokenizer
 
 if TYPE_CHECKING:
     from runtime.embedding import EmbeddingEngine
-    from runtime.generation import GenerationEngine
     from runtime.matching import MatchingEngine
 
 LEAST_CONTEXT = 64  # tokens of a sequence, below which a cache is of no use
@@ -28,7 +27,7 @@ def load_engine(
     kv_bytes: int | None = None,
     observer: Observer | None = None,
     device: str = "cpu",
-) -> MatchingEngine | EmbeddingEngine | GenerationEngine:
+) -> MatchingEngine | EmbeddingEngine | TextEngine:
     """Verify the artifact in `directory` and load it.
 
     `threads`: cores to use, default all that this process may. `slots`: sequences that generate at once;

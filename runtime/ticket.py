@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
-from runtime.contract import Event, Sampling
+from runtime.contract import Event, Finish, Sampling
+from runtime.errors import DeadlineExceeded
 from runtime.sampling import Sampler
 from runtime.text import TokenPrinter
 
@@ -24,8 +26,8 @@ class Continuation:
         self.last_at = 0.0
 
 
-class Ticket:
-    """A submitted request. `cancel` frees its slots before the next step."""
+class Submission(ABC):
+    """A submitted prompt, whichever engine has it: what its caller may ask of it and what it takes of the engine."""
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, sink: Sink, deadline: float | None) -> None:
         self.prompt = list(prompt)
@@ -33,26 +35,25 @@ class Ticket:
         self.sink = sink
         self.deadline = deadline
         self.cancelled = False
-        self.continuations: list[Continuation] = []  # those that have not ended
         self.cached = 0  # tokens of the prompt that were found in the cache
         self.generated = 0
         self.submitted = time.monotonic()
         self.admitted = self.first_token = 0.0
 
     @property
+    @abstractmethod
+    def unfinished(self) -> int:
+        """Sequences that have not ended."""
+
+    @property
     def slots(self) -> int:
         """Slots that this request needs at once; a prompt that is only scored needs one."""
-        return len(self.continuations) if self.sampling.max_tokens else 1
+        return self.unfinished if self.sampling.max_tokens else 1
 
     @property
     def reserved(self) -> int:
         """Cache tokens this request may come to need."""
         return self.slots * (len(self.prompt) + self.sampling.max_tokens)
-
-    @property
-    def left(self) -> int:
-        """Tokens this request may still generate."""
-        return sum(self.sampling.max_tokens - each.sampler.count for each in list(self.continuations))
 
     @property
     def stage(self) -> str:
@@ -67,3 +68,40 @@ class Ticket:
     def cancel(self) -> None:
         """The caller left. The engine notices within one step; nothing more reaches the sink but a Cancelled."""
         self.cancelled = True
+
+    def late(self) -> DeadlineExceeded:
+        """What to say when the deadline has passed."""
+        when = f"after {self.generated} tokens" if self.generated else f"while it was {self.stage}"
+        return DeadlineExceeded(f"The deadline passed {when}; allow more time or fewer tokens.")
+
+    def finish(self, index: int, reason: str, text: str, tokens: int) -> Finish:
+        """The end, now, of sequence `index`: its last `text`, and the `tokens` that it has."""
+        return Finish(
+            reason=reason,
+            text=text,
+            prompt_tokens=len(self.prompt),
+            completion_tokens=tokens,
+            queue_s=self.admitted - self.submitted,
+            prefill_s=self.first_token - self.admitted,
+            decode_s=time.monotonic() - self.first_token,
+            index=index,
+            cached_tokens=self.cached,
+        )
+
+
+class Ticket(Submission):
+    """A submitted request of the engine whose steps are ours. `cancel` frees its slots before the next one."""
+
+    def __init__(self, prompt: Sequence[int], sampling: Sampling, sink: Sink, deadline: float | None) -> None:
+        super().__init__(prompt, sampling, sink, deadline)
+        self.continuations: list[Continuation] = []  # those that have not ended
+
+    @property
+    def unfinished(self) -> int:
+        """Sequences that have not ended."""
+        return len(self.continuations)
+
+    @property
+    def left(self) -> int:
+        """Tokens this request may still generate."""
+        return sum(self.sampling.max_tokens - each.sampler.count for each in list(self.continuations))

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.contract import Observer
+from runtime.contract import Observer, TextEngine
 from runtime.encoder import EncoderEngine
 from runtime.errors import ArtifactRefused, ModelNotFound, SluiceError
-from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import Kind, read_manifest
 from runtime.store import STAGES, Entry, ModelStore
@@ -52,7 +51,7 @@ class Served:
     threshold: float
     labels: tuple[str, str]
     card: dict[str, Any]
-    engine: EncoderEngine | GenerationEngine
+    engine: EncoderEngine | TextEngine
     prompts: Prompts | None = None
     leases: Leases = field(default_factory=Leases)
 
@@ -194,7 +193,7 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
     loaded = time.monotonic()
     prompts: Prompts | None = None
     try:
-        if isinstance(engine, GenerationEngine):
+        if not isinstance(engine, EncoderEngine):
             from serving.prompts import Prompts
 
             prompts = Prompts(engine, manifest, choice.entry.path)
@@ -231,7 +230,7 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
             "dimensions": manifest.dimensions,
             "digest": manifest.digest,
             "limits": {
-                "max_tokens": engine.context if isinstance(engine, GenerationEngine) else manifest.max_tokens,
+                "max_tokens": manifest.max_tokens if isinstance(engine, EncoderEngine) else engine.context,
                 "max_items": None if manifest.kind == "generation" else settings.max_items,
             },
         },

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from runtime.contract import Event, Finish, Piece, Sampling, Token
+from runtime.contract import Event, Finish, Piece, Sampling, Submitted, TextEngine, Token
+from runtime.encoder import EncoderEngine
 from runtime.errors import InvalidInput, LimitExceeded, SluiceError
-from runtime.generation import GenerationEngine
-from runtime.ticket import Ticket
 from serving.call import Call
 from serving.catalogue import Served
 from serving.generation_schemas import GenerationRequest
@@ -79,7 +78,7 @@ class Inbox:
         return [events.popleft() for _ in range(len(events))]
 
 
-class Tickets(list[Ticket]):
+class Tickets(list[Submitted]):
     """Those of one request, as the one thing that its call looks at."""
 
     @property
@@ -235,9 +234,9 @@ async def submitted(
     return running
 
 
-def generator(served: Served) -> GenerationEngine:
+def generator(served: Served) -> TextEngine:
     """The engine of a generation model."""
-    assert isinstance(served.engine, GenerationEngine)
+    assert not isinstance(served.engine, EncoderEngine)
     return served.engine
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.generation import GenerationEngine
+from runtime.encoder import EncoderEngine
 from serving.catalogue import Served
 
 # 0.5 ms … 2 min, about two a doubling: fine where interactive latencies lie, coarse where they hurt anyway.
@@ -199,7 +199,7 @@ class Metrics:
             each = (load.queued_items, load.queued_tokens, load.running_items, load.running_tokens)
             totals[model.id] = [a + b for a, b in zip(totals.get(model.id, [0] * 4), each, strict=True)]
             highest = max(highest, load.saturation)
-            if isinstance(model.engine, GenerationEngine):
+            if not isinstance(model.engine, EncoderEngine):
                 room = model.engine.slots * model.engine.context
                 fill[model.id] = max(fill.get(model.id, 0.0), load.running_tokens / room)
         self._levelled |= totals.keys()

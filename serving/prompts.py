@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.contract import TextEngine
 from runtime.errors import InvalidInput
-from runtime.generation import GenerationEngine
 from runtime.manifest import Manifest
 from runtime.spelling import Speller
 from runtime.text import check_text
@@ -23,7 +23,7 @@ ROLES = {"developer": "system"}
 class Prompts:
     """Of one loaded model. Thread-safe."""
 
-    def __init__(self, engine: GenerationEngine, manifest: Manifest, directory: Path) -> None:
+    def __init__(self, engine: TextEngine, manifest: Manifest, directory: Path) -> None:
         """Raises ArtifactRefused for a chat template that cannot be read."""
         self._engine = engine
         self._tokenizer = engine.tokenizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from runtime.backends.fake import byte_tokenizer
 from runtime.contract import Event, Finish, PromptScores, Sampling, Token
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
+from tests.integration.generation_contract import LIMITS, GenerationEngineContract
+from tests.integration.generation_contract import SLOTS as CONTRACT_SLOTS
 from training.checkpoint import adopt_folder
 from training.compress import export_fp32, quantize_int8
 from training.probe import Probe
@@ -66,6 +69,15 @@ def load(directory: Path, slots: int = SLOTS) -> GenerationEngine:
     engine = load_engine(directory, slots=slots, threads=2)
     assert isinstance(engine, GenerationEngine)
     return engine
+
+
+class TestOnnx(GenerationEngineContract):
+    @pytest.fixture
+    def engine(self, root: Path) -> Iterator[GenerationEngine]:
+        engine = load_engine(root / "fp32", slots=CONTRACT_SLOTS, limits=LIMITS, threads=1)
+        assert isinstance(engine, GenerationEngine)
+        yield engine
+        engine.close()
 
 
 def submit(engine: GenerationEngine, prompt: list[int], sampling: Sampling, n: int = 1) -> queue.SimpleQueue[Event]:
