@@ -94,7 +94,7 @@ def continuations(folder: Path, rows: list[Item], size: int, **settings: Any) ->
 
 
 def test_a_sampled_row_depends_on_its_place_and_the_seed_and_not_on_its_company(tmp_path: Path) -> None:
-    rows = [Item(f"r{line}", line, ("once upon a time",)) for line in range(1, 21)]
+    rows = [Item(f"r{line}", line, ("once upon a time",)) for line in range(1, 61)]
     alone = continuations(tmp_path, rows, 1)
     assert continuations(tmp_path, rows, 20) == alone
     assert continuations(tmp_path, rows, 7) == alone
