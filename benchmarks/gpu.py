@@ -1,5 +1,6 @@
-"""`python -m benchmarks.gpu`, or `make gpu-check`: the encoders' contract tests on the GPU of this machine, and a
-result file that names it. Not a benchmark: it says whether a GPU gives what a CPU gives, not how fast."""
+"""`python -m benchmarks.gpu`, or `make gpu-check`: the encoders' contract tests on the GPU of this machine, with
+`--engine vllm` those of generation by vLLM, and a result file that names it. Not a benchmark: it says whether a GPU
+gives what a CPU gives, not how fast."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ from pathlib import Path
 
 from benchmarks.figures import RESULTS, Result, write_result
 from runtime.backends.onnx import require_cuda
+from runtime.backends.vllm import require_vllm
 from runtime.errors import DeviceRefused
 
 CONTRACT = "tests/integration/gpu_contract.py"
+VLLM_CONTRACT = "tests/integration/vllm_contract.py"
 NAMED = ("name", "driver_version", "memory.total")
 
 
@@ -41,17 +44,24 @@ def main(arguments: list[str]) -> int:
     """Exit codes: 0 every test passed on the GPU, 1 not, or there is no GPU, 2 wrong usage."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS, help="where gpu.json goes")
+    parser.add_argument(
+        "--engine", choices=("onnx", "vllm"), default="onnx", help="whose contract: default %(default)s"
+    )
     options = parser.parse_args(arguments)
+    vllm = options.engine == "vllm"
     try:
-        require_cuda("cuda:0")
+        (require_vllm if vllm else require_cuda)("cuda:0")
         found = gpus()
     except (DeviceRefused, OSError, subprocess.CalledProcessError) as error:
         print(f"gpu-check: nothing was run, because there is no GPU to run on. {error}", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as scratch:
-        contract = run_contract([sys.executable, "-m", "pytest", CONTRACT], Path(scratch))
+        contract = run_contract([sys.executable, "-m", "pytest", VLLM_CONTRACT if vllm else CONTRACT], Path(scratch))
     measured = {"gpus": found, "contract": contract}
-    path = write_result("gpu", "python -m benchmarks.gpu", measured, options.out)
+    name, command = (
+        ("gpu-vllm", "python -m benchmarks.gpu --engine vllm") if vllm else ("gpu", "python -m benchmarks.gpu")
+    )
+    path = write_result(name, command, measured, options.out)
     print(f"gpu-check: {contract['passed']} of {contract['tests']} tests passed on {found[0]['name']}; {path}")
     return 0 if contract["tests"] and not contract["not_passed"] else 1
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -296,6 +296,9 @@ class Submitted(Protocol):
     def cancel(self) -> None:
         """The caller left: free its slots within a step. Does nothing to what has ended. From any thread."""
         ...
+
+
+GenerationEngineName = Literal["onnx", "vllm"]
 
 
 class TextEngine(Protocol):

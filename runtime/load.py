@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.contract import EncoderBackend, GenerationBackend, Limits, Observer, TextEngine
+from runtime.contract import EncoderBackend, GenerationBackend, GenerationEngineName, Limits, Observer, TextEngine
 from runtime.errors import ArtifactRefused, DeviceRefused
 from runtime.manifest import CausalShape, Manifest, verify
 from runtime.text import load_tokenizer
@@ -27,16 +27,17 @@ def load_engine(
     kv_bytes: int | None = None,
     observer: Observer | None = None,
     device: str = "cpu",
+    generation_engine: GenerationEngineName = "onnx",
 ) -> MatchingEngine | EmbeddingEngine | TextEngine:
     """Verify the artifact in `directory` and load it.
 
     `threads`: cores to use, default all that this process may. `slots`: sequences that generate at once;
     `kv_bytes`: what their keys and values may take in all, which bounds how long each may get. `device`: "cpu", or
-    "cuda:N" for the Nth GPU that is visible.
+    "cuda:N" for the Nth GPU that is visible. `generation_engine`: "onnx", ours, on the CPU; "vllm", on a GPU.
     Raises ArtifactRefused: anything missing, altered or unknown, or a kind that no engine serves; DeviceRefused.
     """
     manifest = verify(directory)
-    check_device(manifest, device)
+    check_device(manifest, device, generation_engine)
     threads = threads or len(os.sched_getaffinity(0))
     tokenizer = load_tokenizer(directory / manifest.tokenizer)
     if manifest.kind == "matching":
@@ -50,15 +51,32 @@ def load_engine(
         backend = _encoder_backend(directory, manifest, threads, device)
         return EmbeddingEngine(manifest, tokenizer, backend, limits=limits, threads=threads, observer=observer)
     if manifest.kind == "generation" and manifest.causal:
-        from runtime.generation import GenerationEngine
         from runtime.grammar import Grammar
 
         shape = manifest.causal
         context = context_tokens(shape, manifest.max_tokens, slots, kv_bytes)
+        constrain = Grammar(tokenizer, shape.vocab_size, shape.eos_token_ids).constrain
+        if generation_engine == "vllm":
+            from runtime.backends.vllm import VllmEngine
+
+            return VllmEngine(
+                directory,
+                manifest,
+                shape,
+                tokenizer,
+                device=device,
+                slots=slots,
+                context=context,
+                constrain=constrain,
+                kv_bytes=kv_bytes,
+                limits=limits,
+                observer=observer,
+            )
+        from runtime.generation import GenerationEngine
+
         generation = _generation_backend(directory, manifest, shape, slots, context, threads)
-        grammar = Grammar(tokenizer, shape.vocab_size, shape.eos_token_ids)
         return GenerationEngine(
-            manifest, shape, tokenizer, generation, constrain=grammar.constrain, limits=limits, observer=observer
+            manifest, shape, tokenizer, generation, constrain=constrain, limits=limits, observer=observer
         )
     raise ArtifactRefused(f"{directory} is of kind {manifest.kind!r}, but its manifest has no `causal` shape.")
 
@@ -82,14 +100,16 @@ def context_tokens(shape: CausalShape, max_tokens: int, slots: int, kv_bytes: in
     return min(max_tokens, found)
 
 
-def check_device(manifest: Manifest, device: str) -> None:
+def check_device(manifest: Manifest, device: str, generation_engine: GenerationEngineName = "onnx") -> None:
     """Raises DeviceRefused for an artifact that no engine of ours runs on `device`. Does not look at the device."""
+    if manifest.kind == "generation" and generation_engine == "vllm":
+        return _check_vllm(manifest, device)
     if device == "cpu":
         return
     if manifest.kind == "generation":
         raise DeviceRefused(
-            f"Generation runs on the CPU only, not on {device}. Serve it by a server of its own with device cpu, and "
-            "the encoders on the GPU by service:Matching."
+            f"Generation by engine onnx runs on the CPU only, not on {device}. Serve it by a server of its own with "
+            "device cpu, and the encoders on the GPU by service:Matching; or generate by vLLM (generation_engine vllm)."
         )
     if manifest.format != "onnx":
         raise DeviceRefused(
@@ -100,6 +120,18 @@ def check_device(manifest: Manifest, device: str) -> None:
         raise DeviceRefused(
             f"An int8 encoder is made for CPUs: on {device} its integer products would run on the CPU, batch by batch "
             "copied there and back. Publish the model with --precision fp16, or compute on the CPU."
+        )
+
+
+def _check_vllm(manifest: Manifest, device: str) -> None:
+    if device == "cpu":
+        raise DeviceRefused(
+            "vLLM generates on a GPU only, and device is cpu. Set device to cuda, or cuda:N for one GPU."
+        )
+    if manifest.format != "torch":
+        raise DeviceRefused(
+            f"vLLM reads artifacts of format torch (config.json, *.safetensors, tokenizer.json), and this one is of "
+            f"format {manifest.format}. Publish the folder that training wrote, not one of its compressed forms."
         )
 
 

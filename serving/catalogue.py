@@ -189,6 +189,7 @@ def load(choice: Choice, settings: Settings, observer: Observer) -> Served:
         kv_bytes=settings.generation_kv_bytes,
         observer=observer,
         device=settings.device,
+        generation_engine=settings.generation_engine,
     )
     loaded = time.monotonic()
     prompts: Prompts | None = None

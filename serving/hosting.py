@@ -117,7 +117,7 @@ class HostedService(bentoml.Service):  # type: ignore[misc]  # BentoML is not ty
         """Runs once, before the workers start: refuse a device that is not there or cannot run what is served."""
         with refusals():
             settings = read_settings(os.environ)
-            if settings.device != "cpu":
+            if settings.device != "cpu" or settings.generation_engine == "vllm":
                 from serving.device import check_devices
 
                 check_devices(settings, [choice.entry for choice in self.choices(settings)])

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
-from runtime.contract import Limits
+from runtime.contract import GenerationEngineName, Limits
 
 PREFIX = "SLUICE_"
 # Fields whose variable OpenTelemetry's specification names. Its default is otlp; here an endpoint must be set for that.
@@ -79,6 +79,11 @@ class Settings(BaseModel):
     target_wait_s: float = Field(
         _LIMITS.target_wait_s, gt=0, description="Saturation of an encoder is 1 when a newcomer would wait this long."
     )
+    generation_engine: GenerationEngineName = Field(
+        "onnx",
+        description="What generates: `onnx`, on the CPU; `vllm`, on a GPU, from artifacts of format torch, where "
+        "`requirements/gpu-generation.txt` is installed (not run on a GPU yet). What is not there stops the start.",
+    )
     generation_slots: int = Field(8, gt=0, description="Sequences that generate at once in a worker.")
     generation_kv_bytes: int = Field(
         2**30,
@@ -103,8 +108,9 @@ class Settings(BaseModel):
     device: str = Field(
         "cpu",
         pattern=r"^(cpu|cuda(:\d+)?)$",
-        description="What computes matching and embeddings: `cpu`; `cuda`, where each worker takes a GPU of its own, "
-        "by its number; or `cuda:N`, the Nth visible GPU for all workers. What is not there stops the start.",
+        description="What computes matching, embeddings and, by vLLM, completions: `cpu`; `cuda`, where each worker "
+        "takes a GPU of its own, by its number; or `cuda:N`, the Nth visible GPU for all workers. What is not there "
+        "stops the start.",
     )
     workers: int = Field(
         1,

@@ -52,6 +52,7 @@ CONFINED = {
     },
     "onnxruntime": {"runtime/backends/onnx.py", "training/", "benchmarks/raw.py", "benchmarks/peers/"},
     "llguidance": {"runtime/grammar.py"},
+    "vllm": {"runtime/backends/vllm.py"},
     "bentoml": {"serving/", "training/publish.py", "service.py", "benchmarks/peers/"},
     "locust": {"loadtests/"},
     "boto3": {"demo/", "records/", "infra/"},

@@ -15,12 +15,21 @@ ROOT = Path(__file__).parents[3]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 
 
-def test_without_a_gpu_it_says_so_runs_nothing_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--out", str(tmp_path)]) == 1
+@pytest.mark.parametrize(
+    ("engine", "missing", "remedy"),
+    [
+        ("onnx", "CUDAExecutionProvider", "requirements/gpu.txt"),
+        ("vllm", "vllm", "requirements/gpu-generation.txt"),
+    ],
+)
+def test_without_a_gpu_it_says_so_runs_nothing_and_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: str, missing: str, remedy: str
+) -> None:
+    assert main(["--out", str(tmp_path), "--engine", engine]) == 1
     said = capsys.readouterr().err
     assert said.startswith("gpu-check: nothing was run, because there is no GPU")
-    assert "CUDAExecutionProvider" in said
-    assert "requirements/gpu.txt" in said
+    assert missing in said
+    assert remedy in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -91,7 +91,10 @@ def test_a_worker_loads_its_models_on_its_own_device(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "precision", "reason"),
-    [("matching", "int8", "--precision fp16"), ("generation", "fp32", "Generation runs on the CPU only")],
+    [
+        ("matching", "int8", "--precision fp16"),
+        ("generation", "fp32", "Generation by engine onnx runs on the CPU only"),
+    ],
 )
 def test_an_artifact_that_a_gpu_does_not_run_is_refused(
     tmp_path: Path, kind: Kind, precision: Precision, reason: str
@@ -99,3 +102,25 @@ def test_an_artifact_that_a_gpu_does_not_run_is_refused(
     settings = read_settings({"SLUICE_DEVICE": "cuda:1"})
     with pytest.raises(DeviceRefused, match=f"^SLUICE_DEVICE is 'cuda:1'.*{reason}"):
         check_devices(settings, [entry(tmp_path / "good"), entry(tmp_path / "bad", kind, precision)])
+
+
+def test_a_generation_engine_that_is_not_installed_is_refused_naming_setting_and_command(tmp_path: Path) -> None:
+    model = entry(tmp_path / "model", "generation", "fp32")
+    fields = read_manifest(model.path).model_dump(exclude={"files"}) | {"format": "torch", "graph": None}
+    torch = Entry("g:v1", model.path, write_manifest(model.path, **fields), ())
+    settings = read_settings({"SLUICE_DEVICE": "cuda", "SLUICE_GENERATION_ENGINE": "vllm"})
+    with pytest.raises(DeviceRefused, match=r"^SLUICE_DEVICE is 'cuda'.*gpu-generation\.txt"):
+        check_devices(settings, [torch])
+    with pytest.raises(DeviceRefused, match=r"gpu-generation\.txt"):
+        load(Choice("g", torch), settings.on_worker(0), Silent())
+
+
+def test_vllm_without_a_gpu_is_refused_before_any_worker_starts(tmp_path: Path) -> None:
+    settings = read_settings({"SLUICE_GENERATION_ENGINE": "vllm"})
+    with pytest.raises(DeviceRefused, match=r"^SLUICE_DEVICE is 'cpu'.*Set device to cuda"):
+        check_devices(settings, [entry(tmp_path, "generation", "fp32")])
+
+
+def test_another_generation_engine_is_refused() -> None:
+    with pytest.raises(SettingsRefused, match=r"^SLUICE_GENERATION_ENGINE is 'tgi': "):
+        read_settings({"SLUICE_GENERATION_ENGINE": "tgi"})
