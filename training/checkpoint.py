@@ -6,10 +6,11 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig
 
 from models import bi_encoder
 from models.positions import usable_positions
@@ -19,9 +20,9 @@ from training import sentence_folder
 from training.causal_graph import GRAPH_WRITERS
 
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "tokenizers")
-CHAT_TEMPLATE = "chat_template.jinja"  # transformers' name
+CHAT_TEMPLATE, GENERATION_CONFIG = "chat_template.jinja", "generation_config.json"  # transformers' names
 # Files of the folder that are the model; optimizer states, logs and other formats stay behind.
-CONFIGURATION = ("config.json", "generation_config.json", "*tokenizer*", "vocab*", "merges.txt", "special_tokens*")
+CONFIGURATION = ("config.json", GENERATION_CONFIG, "*tokenizer*", "vocab*", "merges.txt", "special_tokens*")
 CONFIGURATION += (CHAT_TEMPLATE,)
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 
@@ -60,7 +61,7 @@ def seal_checkpoint(directory: Path, **fields: Any) -> Manifest:
         described["dimensions"] = sentence_folder.read_head(directory).dimensions(config.hidden_size)
         described["threshold"] = 0.5
     else:
-        described["causal"] = causal_shape(config)
+        described["causal"] = causal_shape(config, end_tokens(config, directory))
         described["chat_template"] = write_chat_template(directory)
     return write_manifest(directory, **(described | fields))
 
@@ -131,7 +132,22 @@ def _is_headless(config: PretrainedConfig) -> bool:
     )
 
 
-def causal_shape(config: PretrainedConfig) -> CausalShape:
+def end_tokens(config: PretrainedConfig, directory: Path) -> list[int | None]:
+    """What ends a text: of `config.json`, and of `generation_config.json`, where chat models name the end of a turn.
+
+    Raises InvalidInput when the latter cannot be read.
+    """
+    sources = [config.eos_token_id]
+    if (directory / GENERATION_CONFIG).is_file():
+        try:
+            sources.append(GenerationConfig.from_pretrained(directory).eos_token_id)
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"{directory / GENERATION_CONFIG} cannot be used: {error}") from None
+    each = [source if isinstance(source, list | tuple) else [source] for source in sources]
+    return list(dict.fromkeys(token for tokens in each for token in tokens))
+
+
+def causal_shape(config: PretrainedConfig, ends: Sequence[int | None]) -> CausalShape:
     """The cache that the model itself would need; the graph writer may pad heads and then states its own."""
     heads = config.num_attention_heads
 
@@ -139,7 +155,6 @@ def causal_shape(config: PretrainedConfig) -> CausalShape:
         # Library defaults name GPT-2's own end token even where the vocabulary is another.
         return token is not None and 0 <= token < config.vocab_size
 
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list | tuple) else [config.eos_token_id]
     return CausalShape(
         layers=config.num_hidden_layers,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
