@@ -72,6 +72,7 @@ def _serve(connection: Connection, task: Task, parent: int) -> None:
         except (EOFError, BrokenPipeError):
             raise
         except Exception:
+            # The parent must hear of it: without an answer it would wait for this worker for ever.
             connection.send(_Failure(f"this is a fault of the program:\n{traceback.format_exc()}"))
 
 

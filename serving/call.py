@@ -27,6 +27,7 @@ MAX_DEADLINE_MS = 24 * 3600 * 1000
 # A body that is too large is read on and thrown away up to this many times the limit: most clients write all before
 # they read the answer, and would see a broken connection instead of it.
 DISCARD_FACTOR = 8
+# A body of so many bytes at most is on its way with its headers: under overload it is refused unread.
 SMALL_BYTES = 16 * 1024
 SCOPE_KEY = "sluice.call"
 # The call that a typed method answers: BentoML hands those their arguments, not the request.

@@ -297,6 +297,7 @@ class VllmEngine(Intake):
         try:
             job.sink(event)
         except Exception:
+            # The receiver is gone (its event loop has closed, say): that is a caller who left.
             logger.warning("a sink raised; its request is cancelled", exc_info=True)
             job.cancel()
 
