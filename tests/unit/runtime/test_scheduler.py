@@ -258,6 +258,9 @@ def test_what_cannot_be_done_in_time_is_refused_before_it_is_queued(events: Even
     with pytest.raises(Overloaded, match="its deadline leaves") as caught:
         submit(scheduler, [item(30)], time.monotonic() + 0.2)
     assert 0.2 < caught.value.retry_after_s < 5
+    assert scheduler.would_refuse(1, 0, time.monotonic() + 0.2)
+    assert not scheduler.would_refuse(1, 0, None)
+    assert events.count("shed") == 1  # asking counts nothing
     with pytest.raises(Overloaded):
         scheduler.admit(1, 0, time.monotonic() + 0.2)
     scheduler.close()
