@@ -41,11 +41,21 @@ class PlannedTrainer(Trainer):
             data_collator=task.collate,
             compute_metrics=task.judge,
         )
+        self._loss = task.loss
         lengths = [task.length(row) for row in task.train]
         self._plan = plan_batches(lengths, settings.batch_size, settings.steps, seed)
         self._valid_plan = sorted_batches([task.length(row) for row in task.valid], settings.batch_size)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The task's own loss where it has one."""
+        if self._loss is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss, outputs = self._loss(model, inputs)
+        return (loss, {"loss": loss, "logits": outputs}) if return_outputs else loss
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The planned batches."""

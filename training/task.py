@@ -26,3 +26,5 @@ class Task:
     best: str  # as Trainer names it, without "eval_"
     higher_is_better: bool
     judge: Callable[[EvalPrediction], dict[str, float]] | None = None  # None: the loss is all there is
+    # (model, batch) -> the loss (), and what `judge` sees (B, …). None: the model computes its own loss from `labels`.
+    loss: Callable[[torch.nn.Module, Batch], tuple[torch.Tensor, torch.Tensor]] | None = None

@@ -1,0 +1,1 @@
+"""Reports for people: one HTML file that opens offline, plots inline. Knows tables and figures, not what they say."""
