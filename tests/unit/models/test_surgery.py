@@ -1,0 +1,145 @@
+"""Layers and vocabulary rows taken out of models: outputs, configuration, reloading."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from models.surgery import keep_layers, layer_stack, trim_vocabulary
+
+pytestmark = pytest.mark.unit
+TOKENS, LAYERS = 60, 4
+SHAPE = {
+    "vocab_size": TOKENS,
+    "hidden_size": 16,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+}
+NARROW = {"vocab_size": TOKENS, "dim": 16, "n_layers": LAYERS, "n_heads": 2, "hidden_dim": 32}
+GPT2 = {"vocab_size": TOKENS, "n_embd": 16, "n_layer": LAYERS, "n_head": 2, "bos_token_id": 3, "eos_token_id": 3}
+LLAMA = {**SHAPE, "num_key_value_heads": 1, "bos_token_id": 3, "eos_token_id": [3, 4]}
+FAMILIES: dict[str, tuple[type[PreTrainedModel], Any]] = {
+    "bert": (BertForSequenceClassification, BertConfig(**SHAPE)),
+    "bert without a head": (BertModel, BertConfig(**SHAPE)),
+    "bert with an output layer": (BertForMaskedLM, BertConfig(**SHAPE)),
+    "roberta": (RobertaForSequenceClassification, RobertaConfig(**SHAPE)),
+    "electra": (ElectraForSequenceClassification, ElectraConfig(**SHAPE, embedding_size=8)),
+    "distilbert": (DistilBertForSequenceClassification, DistilBertConfig(**NARROW)),
+    "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2)),
+    "llama": (LlamaForCausalLM, LlamaConfig(**LLAMA, tie_word_embeddings=True)),
+    "llama, output layer of its own": (LlamaForCausalLM, LlamaConfig(**LLAMA, tie_word_embeddings=False)),
+}
+IDS = torch.tensor([[5, 6, 7, 20, 21]])
+KEPT = [0, 1, 2, 3, 4, 5, 7, 6, 20, 21, 30]
+
+
+def _model(family: str) -> PreTrainedModel:
+    torch.manual_seed(1)
+    kind, config = FAMILIES[family]
+    return kind(config).eval()
+
+
+def _output(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        output: torch.Tensor = model(ids)[0]
+    return output
+
+
+@pytest.fixture(params=list(FAMILIES))
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return _model(request.param)
+
+
+def test_the_layers_that_are_kept_compute_what_they_did(model: PreTrainedModel, tmp_path: Path) -> None:
+    kept = [2, 0]
+    reference = copy.deepcopy(model)
+    parent, _, name = layer_stack(reference)[0].rpartition(".")
+    layers = reference.get_submodule(parent).get_submodule(name)
+    setattr(reference.get_submodule(parent), name, torch.nn.ModuleList(layers[index] for index in kept))
+    reference.config.num_hidden_layers = len(kept)
+    reference.config.use_cache = False  # a cache would be indexed by the layers' old numbers
+    cut = keep_layers(model, kept)
+    assert (cut.config.num_hidden_layers, model.config.num_hidden_layers) == (len(kept), LAYERS)
+    torch.testing.assert_close(_output(cut, IDS), _output(reference, IDS))
+    cut.save_pretrained(tmp_path)
+    assert torch.equal(_output(type(model).from_pretrained(tmp_path), IDS), _output(cut, IDS))
+
+
+def test_a_model_and_what_was_cut_from_it_share_no_memory(model: PreTrainedModel) -> None:
+    before = _output(model, IDS)
+    with torch.no_grad():
+        for parameter in keep_layers(model, [0]).parameters():
+            parameter.zero_()
+        for parameter in trim_vocabulary(model, KEPT).parameters():
+            parameter.zero_()
+    assert torch.equal(_output(model, IDS), before)
+
+
+def test_kept_tokens_mean_what_they_meant(model: PreTrainedModel, tmp_path: Path) -> None:
+    trimmed = trim_vocabulary(model, KEPT)
+    expected = _output(model, IDS)
+    if expected.shape[-1] == TOKENS:
+        expected = expected[..., KEPT]
+    ids = torch.tensor([[KEPT.index(token) for token in IDS[0].tolist()]])
+    assert trimmed.config.vocab_size == trimmed.get_input_embeddings().weight.shape[0] == len(KEPT)
+    torch.testing.assert_close(_output(trimmed, ids), expected)
+    trimmed.save_pretrained(tmp_path)
+    assert torch.equal(_output(type(model).from_pretrained(tmp_path), ids), _output(trimmed, ids))
+
+
+def test_special_ids_follow_their_tokens() -> None:
+    kept = [9, 4, 3, 0]
+    trimmed = trim_vocabulary(_model("llama"), kept)
+    assert (trimmed.config.bos_token_id, trimmed.config.eos_token_id) == (2, [2, 1])
+    assert trimmed.generation_config.eos_token_id == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("family", "kept", "message"),
+    [
+        ("gpt2", [0, 1, 2], "kept_ids lacks 3, the model's bos_token_id"),
+        ("bert", [0, 1, 1], "must all differ"),
+        ("bert", [0, 60], "below 60"),
+        ("roberta", [1, 0, 2], "counts positions from the padding token's id; keep it at 1"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_kept_is_refused(family: str, kept: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        trim_vocabulary(_model(family), kept)
+
+
+@pytest.mark.parametrize("indices", [[], [0, 0], [4], [-1]])
+def test_layers_that_are_not_there_are_refused(indices: list[int]) -> None:
+    with pytest.raises(ValueError, match="give different ones of 0 … 3"):
+        keep_layers(_model("bert"), indices)
+
+
+def test_a_model_without_a_stack_of_layers_is_refused() -> None:
+    albert = AlbertForSequenceClassification(AlbertConfig(**SHAPE, embedding_size=8))
+    with pytest.raises(ValueError, match="has no stacks of 4 layers of their own"):
+        keep_layers(albert, [0])
