@@ -6,11 +6,13 @@ network says what to do instead.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 from pathlib import Path
 
 from runtime.errors import InvalidInput
+from runtime.manifest import sha256_file
 
 SCHEME = "packaged:"
 # `packaged:NAME` -> (python package, folder in it): real weights that come with the requirements, for offline use.
@@ -88,3 +90,12 @@ def _alternatives() -> str:
 
 def _packaged_names() -> str:
     return ", ".join(SCHEME + name for name in sorted(PACKAGED))
+
+
+def weights_sha256(base: Path) -> str:
+    """Digest of a base's configuration, tokenizer and weights."""
+    digest = hashlib.sha256()
+    for path in sorted(base.iterdir()):
+        if path.suffix in {".safetensors", ".bin"} or path.name in {"config.json", "tokenizer.json", "vocab.txt"}:
+            digest.update(f"{path.name} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from training.batches import plan_batches, sorted_batches
 from training.progress import ProgressReport
 from training.recipe import Train
 from training.task import Row, Task
+from training.usage import Meter
 
 LOGGED_LINES = 100  # about how many training losses a run logs
 # Trainer writes trainer_state.json last, so a checkpoint that has a whole one is whole.
@@ -42,8 +43,8 @@ class PlannedTrainer(Trainer):
             compute_metrics=task.judge,
         )
         self._loss = task.loss
-        lengths = [task.length(row) for row in task.train]
-        self._plan = plan_batches(lengths, settings.batch_size, settings.steps, seed)
+        self.lengths = [task.length(row) for row in task.train]  # tokens
+        self.plan = plan_batches(self.lengths, settings.batch_size, settings.steps, seed)
         self._valid_plan = sorted_batches([task.length(row) for row in task.valid], settings.batch_size)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -59,7 +60,7 @@ class PlannedTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The planned batches."""
-        return self._loader(self.train_dataset, self._plan)
+        return self._loader(self.train_dataset, self.plan)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Every row of valid, sorted by length."""
@@ -83,11 +84,21 @@ class _Rows(Dataset[Row]):
         return self._rows[index]
 
 
-def train_loop(task: Task, settings: Train, seed: int, folder: Path, report: ProgressReport) -> dict[str, Any]:
+def train_loop(
+    task: Task,
+    settings: Train,
+    seed: int,
+    folder: Path,
+    report: ProgressReport,
+    *,
+    meter: Meter | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    checkpoints: bool = True,
+) -> dict[str, Any]:
     """Train `task.model` in place, to the weights of its best validation; checkpoints go to `folder`.
 
-    Continues after the newest whole checkpoint there. Returns {"step", "metric", "value"} of the best validation.
-    Raises progress.Diverged.
+    Continues after the newest whole checkpoint there. Without `checkpoints` the weights end as the last step left them.
+    Returns {"step", "metric", "value"} of the best validation. Raises progress.Diverged, and what `callbacks` raise.
     """
     on_gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
@@ -103,10 +114,10 @@ def train_loop(task: Task, settings: Train, seed: int, folder: Path, report: Pro
         max_grad_norm=settings.gradient_clip,
         eval_strategy="steps",
         eval_steps=settings.validate_every,
-        save_strategy="steps",
+        save_strategy="steps" if checkpoints else "no",
         save_steps=settings.validate_every,
         save_total_limit=2,  # the best and the newest
-        load_best_model_at_end=True,
+        load_best_model_at_end=checkpoints,
         metric_for_best_model=task.best,
         greater_is_better=task.higher_is_better,
         logging_steps=max(1, settings.steps // LOGGED_LINES),
@@ -120,13 +131,17 @@ def train_loop(task: Task, settings: Train, seed: int, folder: Path, report: Pro
         report_to="none",
     )
     trainer = PlannedTrainer(task, settings, seed, arguments)
-    trainer.add_callback(report)
+    if meter is not None:
+        meter.plan(trainer.lengths, trainer.plan)
+    for callback in (meter, report, *callbacks):
+        if callback is not None:
+            trainer.add_callback(callback)
     newest = newest_checkpoint(folder)
     if newest:
         _relocate_best(newest)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     return {
-        "step": _step(Path(trainer.state.best_model_checkpoint)),
+        "step": trainer.state.best_global_step,
         "metric": task.best,
         "value": trainer.state.best_metric,
     }

@@ -6,8 +6,9 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import transformers
 from tqdm import tqdm
@@ -26,18 +27,33 @@ def quiet_libraries() -> None:
     transformers.logging.disable_progress_bar()
 
 
+class Sink(Protocol):
+    """Another place that the entries of a train log go to."""
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """One entry; `step` and `seconds` are in it."""
+
+    def flush(self) -> None:
+        """A checkpoint is written: no run will begin before it again."""
+
+
 class TrainLog:
     """`train_log.jsonl`: one line for every logged step and every validation, with the seconds trained so far.
 
-    Opened for a run that continues at `step`: lines after it, from a run that was killed later, are taken out.
+    Opened for a run that continues at `step`: lines after it, from a run that was killed later, are taken out. Each of
+    `sinks` gets all entries, those that are there already too.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, sinks: Sequence[Sink] = ()) -> None:
         self.path = path
+        self._sinks = sinks
         kept = [entry for entry in read_log(path) if entry["step"] <= step]
         path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         self._before_s = float(kept[-1]["seconds"]) if kept else 0.0
         self._begun = time.monotonic()
+        for entry in kept:
+            for sink in sinks:
+                sink.write(entry)
 
     @property
     def seconds(self) -> float:
@@ -46,8 +62,16 @@ class TrainLog:
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append one line."""
+        entry = entry | {"seconds": round(self.seconds, 2)}
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry | {"seconds": round(self.seconds, 2)}) + "\n")
+            stream.write(json.dumps(entry) + "\n")
+        for sink in self._sinks:
+            sink.write(entry)
+
+    def flush(self) -> None:
+        """Tell the sinks that what they have will stay."""
+        for sink in self._sinks:
+            sink.flush()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

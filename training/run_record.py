@@ -10,11 +10,27 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runtime.errors import InvalidInput
+from training.hardware import Hardware
 from training.recipe import Recipe
 
 RECORD_FILE = "train.json"
 # Sections of the recipe that decide about the weights. Of `data` only the rows count (their hashes), not the paths.
 DECISIVE = ("seed", "model", "train")
+Status = Literal["running", "finished", "pruned", "failed"]  # the last two: trials of a tuning
+
+
+class Usage(BaseModel):
+    """Seconds of `data` (read, checked), `prepare` (base loaded, texts tokenised), `train`, `validate`, `checkpoint`,
+    `save` and `evaluate`; they add up. Throughput is over the seconds of `train` alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage_seconds: dict[str, float] = {}
+    peak_memory_bytes: int = 0  # resident, of the whole process
+    peak_gpu_memory_bytes: int | None = None  # allocated by torch
+    rows: int = 0  # trained on, repeats counted
+    tokens: int = 0  # in these rows, padding left out
+    rows_per_s: float | None = None
+    tokens_per_s: float | None = None
 
 
 class TrainRecord(BaseModel):
@@ -22,7 +38,7 @@ class TrainRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Literal[1] = 1
-    status: Literal["running", "finished"]
+    status: Status
     recipe: Recipe
     depends_on: dict[str, Any]
     versions: dict[str, str]
@@ -34,6 +50,10 @@ class TrainRecord(BaseModel):
     valid: dict[str, float] = {}
     test: dict[str, float] = {}
     unigram_perplexity: float | None = None  # generation, on test: what counting tokens alone would give
+    hardware: Hardware | None = None  # of the machine that it ended on
+    threads: int | None = None  # of torch
+    usage: Usage = Usage()
+    artifacts: dict[str, str] = {}  # folder in the run -> digest
 
 
 def dependencies(recipe: Recipe, datasets: Mapping[str, str], base_sha256: str | None) -> dict[str, Any]:

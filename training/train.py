@@ -7,27 +7,22 @@ run; started again when it has finished, it says so. A run whose recipe or data 
 from __future__ import annotations
 
 import argparse
-import fcntl
-import hashlib
-import json
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
 from records.document import DocumentError, read_document
 from runtime.encoder import EncoderEngine
-from runtime.errors import ArtifactRefused, InvalidInput, SluiceError
+from runtime.errors import InvalidInput, SluiceError
 from runtime.load import load_engine
-from runtime.manifest import Manifest, sha256_file, verify
-from training.bases import resolve_base
-from training.checkpoint import git_commit, seal_checkpoint, versions
+from runtime.manifest import Manifest
+from training.bases import resolve_base, weights_sha256
+from training.checkpoint import seal_checkpoint
 from training.curves import draw_curves
 from training.data.errors import DataError
 from training.data.splits import PairSplits, load_splits
@@ -38,15 +33,26 @@ from training.loop import checkpoint_step, train_loop
 from training.matching_task import prepare_matching
 from training.progress import Diverged, ProgressReport, TrainLog, quiet_libraries, read_log
 from training.recipe import CausalLM, PairData, Recipe
-from training.run_record import TrainRecord, changes, dependencies, read_record, write_record
+from training.run_folder import (
+    CHECKPOINT,
+    CURVES_FILE,
+    LOG_FILE,
+    REJECTS_FILE,
+    REPORT_FILE,
+    TENSORBOARD,
+    TRAINER,
+    RunRefused,
+    begin,
+    check_same,
+    clear,
+    is_whole,
+    locked,
+    write_data_report,
+)
+from training.run_record import TrainRecord, Usage, dependencies, read_record, write_record
+from training.scalars import Scalars
 from training.task import Task
-
-LOG_FILE, CURVES_FILE, REPORT_FILE, REJECTS_FILE = "train_log.jsonl", "curves.png", "data_report.json", "rejects.jsonl"
-CHECKPOINT, TRAINER = "checkpoint", "trainer"
-
-
-class RunRefused(Exception):
-    """The run folder holds another training, or one that is running."""
+from training.usage import Meter
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +71,36 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Outcome:
     """
     run = recipe.run
     run.mkdir(parents=True, exist_ok=True)
-    with _locked(run):
+    with locked(run):
         old = None if fresh else read_record(run)
+        reading = Meter(old.usage if old else Usage())
         try:
-            splits = load_splits(recipe)
+            with reading.stage("data"):
+                splits = load_splits(recipe)
         except DataError:
             # A person looks into the run folder for what is wrong: nothing of an earlier attempt may lie there.
             if old is None:
                 for name in (REPORT_FILE, REJECTS_FILE):
                     (run / name).unlink(missing_ok=True)
             raise
-        base = resolve_base(recipe.model.base, recipe.model.revision) if recipe.model.base else None
-        datasets = {split: splits.sha256(split) for split in ("train", "valid", "test")}
-        depends_on = dependencies(recipe, datasets, _weights_sha256(base) if base else None)
+        depends_on, base = depends(recipe, splits)
         if old is not None:
-            _check_same(run, old, depends_on)
-            if old.status == "finished" and _is_whole(run / CHECKPOINT):
+            check_same(run, old, depends_on)
+            if old.status == "finished" and is_whole(run / CHECKPOINT):
                 shutil.rmtree(run / TRAINER, ignore_errors=True)  # left by a kill at the very end
                 return Outcome(old, run / CHECKPOINT, trained=False)
         if fresh or old is None:
-            _clear(run)
-        _write_data_report(run, splits)
-        return _train(recipe, splits, base, _begin(recipe, old, depends_on))
+            clear(run)
+        write_data_report(run, splits)
+        begun = begin(recipe, old, depends_on).model_copy(update={"usage": reading.usage})
+        return _train(recipe, splits, base, begun)
+
+
+def depends(recipe: Recipe, splits: PairSplits | TextSplits) -> tuple[dict[str, Any], Path | None]:
+    """What the weights depend on, and the folder of the base (None: from scratch). Raises SluiceError for the base."""
+    base = resolve_base(recipe.model.base, recipe.model.revision) if recipe.model.base else None
+    datasets = {split: splits.sha256(split) for split in ("train", "valid", "test")}
+    return dependencies(recipe, datasets, weights_sha256(base) if base else None), base
 
 
 def _train(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None, begun: TrainRecord) -> Outcome:
@@ -96,21 +110,21 @@ def _train(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None, b
         print(f"resuming after step {step} of {recipe.train.steps}", flush=True)
         begun = begun.model_copy(update={"resumed_after_steps": (*begun.resumed_after_steps, step)})
     write_record(run, begun)
-    transformers.set_seed(recipe.seed)
-    task = _prepare(recipe, splits, base)
-    weights = sum(parameter.numel() for parameter in task.model.parameters() if parameter.requires_grad)
-    print(
-        f"{recipe.name}: {type(task.model).__name__}, {weights:,} trained weights, {len(task.train)} rows of "
-        f"at most {recipe.model.max_tokens} tokens, {recipe.train.steps} steps of {recipe.train.batch_size} rows, "
-        f"seed {recipe.seed}, {torch.get_num_threads()} threads",
-        flush=True,
-    )
-    log = TrainLog(run / LOG_FILE, step)
-    report = ProgressReport(log, terminal=sys.stdout.isatty())
-    best = train_loop(task, recipe.train, recipe.seed, run / TRAINER, report)
+    scalars = Scalars(run / TENSORBOARD, begun.started)
+
+    def kept(usage: Usage) -> None:
+        log.flush()
+        write_record(run, begun.model_copy(update={"usage": usage}))
+
+    meter = Meter(begun.usage, kept)
+    with meter.stage("prepare"):
+        task = prepare(recipe, splits, base)
+    log = TrainLog(run / LOG_FILE, step, (scalars,))
+    best = fit(recipe, task, log, meter)
     seconds = log.seconds
+    scalars.close()
     draw_curves(read_log(run / LOG_FILE), run / CURVES_FILE, f"{recipe.name}: best at step {best['step']}")
-    manifest = _save(recipe, splits, task)
+    manifest = _save(recipe, splits, task, meter)
     figures = {each.split: dict(each.metrics) for each in manifest.evaluations}
     finished = begun.model_copy(
         update={
@@ -120,12 +134,34 @@ def _train(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None, b
             "valid": figures["valid"],
             "test": figures["test"],
             "unigram_perplexity": _unigram_perplexity(splits, task),
+            "usage": meter.usage,
+            "artifacts": {CHECKPOINT: manifest.digest},
         }
     )
     write_record(run, finished)
     # The optimizer's state is of no more use; it is several times the size of the model.
     shutil.rmtree(run / TRAINER)
     return Outcome(finished, run / CHECKPOINT, trained=True)
+
+
+def prepare(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None) -> Task:
+    """Seed everything and make the model and its rows. Raises SluiceError, ValueError."""
+    transformers.set_seed(recipe.seed)
+    task = _prepare(recipe, splits, base)
+    weights = sum(parameter.numel() for parameter in task.model.parameters() if parameter.requires_grad)
+    print(
+        f"{recipe.name}: {type(task.model).__name__}, {weights:,} trained weights, {len(task.train)} rows of "
+        f"at most {recipe.model.max_tokens} tokens, {recipe.train.steps} steps of {recipe.train.batch_size} rows, "
+        f"seed {recipe.seed}, {torch.get_num_threads()} threads",
+        flush=True,
+    )
+    return task
+
+
+def fit(recipe: Recipe, task: Task, log: TrainLog, meter: Meter, **options: Any) -> dict[str, Any]:
+    """The training loop on the run's own folder, told on the terminal; see `train_loop`, which takes `options` too."""
+    report = ProgressReport(log, terminal=sys.stdout.isatty())
+    return train_loop(task, recipe.train, recipe.seed, recipe.run / TRAINER, report, meter=meter, **options)
 
 
 def _prepare(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None) -> Task:
@@ -147,11 +183,28 @@ def _unigram_perplexity(splits: PairSplits | TextSplits, task: Task) -> float | 
     return round(unigram_perplexity(task.tokenizer, splits.train, splits.test), 3)
 
 
-def _save(recipe: Recipe, splits: PairSplits | TextSplits, task: Task) -> Manifest:
+def _save(recipe: Recipe, splits: PairSplits | TextSplits, task: Task, meter: Meter) -> Manifest:
     """The trained model as the artifact RUN/checkpoint: threshold chosen on valid, then valid and test evaluated."""
     target = recipe.run / CHECKPOINT
     directory = target.with_name(f".{CHECKPOINT}.partial")
     shutil.rmtree(directory, ignore_errors=True)
+    with meter.stage("save"):
+        manifest = _seal(recipe, splits, task, directory)
+    with meter.stage("evaluate"):
+        engine = load_engine(directory)
+        try:
+            if isinstance(engine, EncoderEngine) and isinstance(splits, PairSplits):
+                manifest = choose_threshold(directory, engine, splits)
+            for split in ("valid", "test"):
+                manifest = record(directory, manifest, evaluate_split(engine, splits, split))
+        finally:
+            engine.close()
+    shutil.rmtree(target, ignore_errors=True)
+    directory.rename(target)
+    return manifest
+
+
+def _seal(recipe: Recipe, splits: PairSplits | TextSplits, task: Task, directory: Path) -> Manifest:
     task.model.save_pretrained(directory)
     task.tokenizer.save_pretrained(directory)
     for path in directory.iterdir():
@@ -163,101 +216,7 @@ def _save(recipe: Recipe, splits: PairSplits | TextSplits, task: Task) -> Manife
     }
     if isinstance(splits, PairSplits):
         fields["positive"] = splits.positive
-    manifest = seal_checkpoint(directory, **fields)
-    engine = load_engine(directory)
-    try:
-        if isinstance(engine, EncoderEngine) and isinstance(splits, PairSplits):
-            manifest = choose_threshold(directory, engine, splits)
-        for split in ("valid", "test"):
-            manifest = record(directory, manifest, evaluate_split(engine, splits, split))
-    finally:
-        engine.close()
-    shutil.rmtree(target, ignore_errors=True)
-    directory.rename(target)
-    return manifest
-
-
-# ---------------------------------------------------------------- the run folder
-
-
-@contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """One training at a time in a run folder; the lock goes with the process, however that ends."""
-    with (run / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunRefused(f"{run} is in use by another process; wait for it, or give another name=….") from None
-        yield
-
-
-def _begin(recipe: Recipe, old: TrainRecord | None, depends_on: dict[str, object]) -> TrainRecord:
-    now = versions()
-    if old is None:
-        return TrainRecord(
-            status="running",
-            recipe=recipe,
-            depends_on=depends_on,
-            versions=now,
-            git_commit=git_commit(),
-            started=datetime.now(UTC).replace(microsecond=0),
-        )
-    other = [f"{name} {old.versions.get(name)} -> {now[name]}" for name in now if old.versions.get(name) != now[name]]
-    if other:
-        print(f"WARNING: resumed with other libraries, so the weights may differ slightly: {', '.join(other)}")
-    return old.model_copy(update={"status": "running", "recipe": recipe})
-
-
-def _check_same(run: Path, old: TrainRecord, depends_on: dict[str, object]) -> None:
-    # Through JSON, as the old one went: tuples and lists compare equal then.
-    different = changes(old.depends_on, json.loads(json.dumps(depends_on)))
-    if different:
-        what = "finished with" if old.status == "finished" else "was begun with"
-        listed = "\n".join(f"  {change}" for change in different)
-        raise RunRefused(
-            f"{run} {what} another recipe or data:\n{listed}\n"
-            "Put it back, give the new run another name=…, or start over with --fresh, which deletes the old one."
-        )
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        verify(checkpoint)
-    except ArtifactRefused as error:
-        print(f"{error} Training again.")
-        return False
-    return True
-
-
-def _clear(run: Path) -> None:
-    """Remove what an earlier training left here, with the artifacts that were made from its checkpoint."""
-    for name in (TRAINER, CHECKPOINT, "fp32", "fp16", "int8"):
-        shutil.rmtree(run / name, ignore_errors=True)
-    for name in (LOG_FILE, CURVES_FILE, REPORT_FILE, REJECTS_FILE):
-        (run / name).unlink(missing_ok=True)
-
-
-def _write_data_report(run: Path, splits: PairSplits | TextSplits) -> None:
-    for text in splits.report.lines():
-        print(text, flush=True)
-    (run / REPORT_FILE).write_text(splits.report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    rejects = splits.rejects if isinstance(splits, PairSplits) else ()
-    (run / REJECTS_FILE).unlink(missing_ok=True)
-    if rejects:
-        with (run / REJECTS_FILE).open("w", encoding="utf-8") as stream:
-            for split, reject in rejects:
-                line = {"split": split, "where": reject.where, "reason": reject.reason, "detail": reject.detail}
-                stream.write(json.dumps({**line, "row": reject.row}, default=str) + "\n")
-        print(f"data rejects: {run / REJECTS_FILE}", flush=True)
-
-
-def _weights_sha256(base: Path) -> str:
-    """Digest of a base's configuration, tokenizer and weights."""
-    digest = hashlib.sha256()
-    for path in sorted(base.iterdir()):
-        if path.suffix in {".safetensors", ".bin"} or path.name in {"config.json", "tokenizer.json", "vocab.txt"}:
-            digest.update(f"{path.name} {sha256_file(path)}\n".encode())
-    return digest.hexdigest()
+    return seal_checkpoint(directory, **fields)
 
 
 # ---------------------------------------------------------------- the command

@@ -241,3 +241,35 @@ def test_what_cannot_be_trained_is_said_in_one_line(place: Path, capsys: pytest.
         assert "Traceback" not in told
     assert train([recipe, "model.bse=x"]) == 2
     assert "did you mean 'base'" in capsys.readouterr().err
+
+
+def test_the_record_says_what_the_run_took(place: Path, whole: subprocess.CompletedProcess[str]) -> None:
+    run = place / "runs/tiny"
+    record = json.loads((run / "train.json").read_text())
+    usage, lengths = record["usage"], STEPS * 8
+    assert list(usage["stage_seconds"]) == ["data", "prepare", "train", "validate", "checkpoint", "save", "evaluate"]
+    # 300 rows in batches of 8: the last of each epoch has 4.
+    assert lengths * 0.95 < usage["rows"] < lengths
+    assert usage["tokens"] > 10 * usage["rows"]
+    assert usage["rows_per_s"] == pytest.approx(usage["rows"] / usage["stage_seconds"]["train"], rel=0.01)
+    assert usage["peak_memory_bytes"] > 1 << 26
+    assert record["threads"] == 1
+    assert record["hardware"]["cores"] >= 1
+    assert record["artifacts"] == {"checkpoint": read_manifest(run / "checkpoint").digest}
+
+
+@pytest.mark.parametrize("name", ["runs/tiny", "moved/killed"])
+def test_tensorboard_reads_each_step_of_the_log_once(
+    place: Path, whole: subprocess.CompletedProcess[str], name: str
+) -> None:
+    """`killed` comes from the test above and was resumed."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(place / name / "tensorboard"), purge_orphaned_data=False).Reload()
+    entries = [json.loads(line) for line in (place / name / "train_log.jsonl").read_text().splitlines()]
+    for tag, key in (("train/loss", "loss"), ("train/learning_rate", "lr"), ("valid/loss", "valid_loss")):
+        expected = [(entry["step"], pytest.approx(entry[key])) for entry in entries if key in entry]
+        assert [(scalar.step, scalar.value) for scalar in events.Scalars(tag)] == expected
+    assert set(events.Tags()["scalars"]) == {
+        "train/loss", "train/learning_rate", "valid/loss", "valid/average_precision",
+    }  # fmt: skip
