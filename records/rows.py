@@ -1,4 +1,4 @@
-"""Rows out of CSV, TSV, JSONL and Parquet, one at a time; a row that cannot be read is an answer too, with its place.
+"""Rows out of CSV, TSV, JSONL, Parquet, Ditto files, one by one; a row that cannot be read is an answer with its place.
 
 Nothing is dropped: every record of a file comes out as a Row or a BadRow. Blank lines between records are not records.
 Memory is bounded by MAX_LINE for text and by a row group for Parquet, however long the file.
@@ -16,11 +16,14 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, AnyStr, BinaryIO, Literal
 
+from records.entities import parse_line
 from records.storage import StorageError, list_files, open_seekable, open_stream
 
-Format = Literal["csv", "tsv", "jsonl", "parquet"]
+Format = Literal["csv", "tsv", "jsonl", "parquet", "ditto"]
+# Ditto's `.txt` is not among them: most text files are no rows, so who expects that layout asks for it.
 ENDINGS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -89,7 +92,7 @@ def read_file(file: str, *, encoding: str = "utf-8-sig", format: Format | None =
         yield from _read_parquet(file)
         return
     with _text_lines(file, encoding) as lines:
-        yield from (_read_jsonl(file, lines) if kind == "jsonl" else _read_csv(file, lines, _DELIMITERS[kind]))
+        yield from _READERS[kind](file, lines)
 
 
 def format_of(file: str) -> Format:
@@ -99,9 +102,6 @@ def format_of(file: str) -> Format:
         if name.endswith(ending) and not (kind == "parquet" and file.lower().endswith(COMPRESSED)):
             return kind
     raise RowsError(f"{file}: unknown ending; known are {', '.join(ENDINGS)} (and .gz of the text formats).")
-
-
-_DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 # ---------------------------------------------------------------- text
@@ -295,7 +295,7 @@ def _records(lines: Lines, delimiter: str) -> Iterator[_Record]:
             yield _Record(first, fields, fault, _shown("".join(source.record).rstrip("\r\n")))
 
 
-def _read_csv(file: str, lines: Lines, delimiter: str) -> Iterator[Row | BadRow]:
+def _read_csv(file: str, lines: Lines, *, delimiter: str) -> Iterator[Row | BadRow]:
     records = _records(lines, delimiter)
     header = _header(file, next(records, None))
     for record in records:
@@ -321,6 +321,31 @@ def _check_names(place: str, names: Sequence[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise RowsError(f"{place}: the column {twice!r} stands twice in the header.")
+
+
+# ---------------------------------------------------------------- Ditto
+
+
+def _read_ditto(file: str, lines: Lines) -> Iterator[Row | BadRow]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        reason = _fault(line)
+        if reason is None:
+            try:
+                yield Row(file, number, dict(parse_line(line)))
+                continue
+            except ValueError as error:
+                reason = f"not Ditto's layout: {error}"
+        yield BadRow(file, number, reason, _shown(line.rstrip("\r\n")))
+
+
+_READERS: dict[str, Callable[[str, Lines], Iterator[Row | BadRow]]] = {
+    "csv": partial(_read_csv, delimiter=","),
+    "tsv": partial(_read_csv, delimiter="\t"),
+    "jsonl": _read_jsonl,
+    "ditto": _read_ditto,
+}
 
 
 # ---------------------------------------------------------------- Parquet

@@ -29,8 +29,11 @@ def _label(value: Any) -> Any:
 Label = Annotated[str, BeforeValidator(_label)]
 
 
+Records = Literal["named", "values", "layout"]
+
+
 class Columns(_Section):
-    """Which columns of the files mean what."""
+    """Which columns of the files mean what; `left_*` is a record of all columns that begin with `left_`."""
 
     text_a: str = "text_a"
     text_b: str = "text_b"
@@ -38,13 +41,15 @@ class Columns(_Section):
 
 
 class PairData(_Section):
-    """Labelled pairs: a file, a folder or an `s3://` prefix for each split (CSV, TSV, JSONL, Parquet)."""
+    """Labelled pairs: a file, a folder or an `s3://` prefix for each split (CSV, TSV, JSONL, Parquet, Ditto's .txt)."""
 
     kind: Literal["matching"] = "matching"  # follows model.kind
     train: str
     valid: str
     test: str
     columns: Columns = Columns()
+    format: Literal["csv", "tsv", "jsonl", "parquet", "ditto"] | None = None  # None: the ending tells; .txt is ditto
+    records: Records = "named"  # how a column that holds a record becomes text
     encoding: str = "utf-8-sig"  # reads UTF-8 with and without BOM
     labels: tuple[Label, ...] = Field(default=("0", "1"), min_length=2)  # as in the data; the order gives the index
     positive: Label = "1"  # the label that means "a match": its probability is the score

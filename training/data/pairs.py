@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from records.rows import BadRow, read_rows
+from training.data.serialisation import as_record, serialise
 from training.recipe import PairData
 
 
@@ -45,7 +46,8 @@ def read_pairs(url: str, settings: PairData) -> tuple[list[LabelledPair], list[R
     """Every row below `url` as a pair or a reject. Raises what records raises for a source that cannot be opened."""
     pairs: list[LabelledPair] = []
     rejects: list[Reject] = []
-    for row in read_rows(url, encoding=settings.encoding):
+    by_ending = "ditto" if url.lower().endswith((".txt", ".txt.gz")) else None
+    for row in read_rows(url, encoding=settings.encoding, format=settings.format or by_ending):
         where = f"{row.file}:{row.line}"
         if isinstance(row, BadRow):
             rejects.append(Reject(where, "unreadable row", row.reason, {"raw": row.raw}))
@@ -59,18 +61,29 @@ def read_pairs(url: str, settings: PairData) -> tuple[list[LabelledPair], list[R
 
 def _pair(values: Mapping[str, Any], settings: PairData, where: str) -> LabelledPair:
     columns = settings.columns
-    text_a, text_b = (_text(values, column) for column in (columns.text_a, columns.text_b))
+    text_a, text_b = (_text(values, column, settings) for column in (columns.text_a, columns.text_b))
     return LabelledPair(text_a, text_b, _label(values, columns.label, settings.labels), where)
 
 
 def _value(values: Mapping[str, Any], column: str) -> Any:
     if column not in values:
-        raise _Unusable(f"no column {column!r}", f"it has {', '.join(map(repr, values)) or 'none'}")
+        raise _no_column(values, column)
     return values[column]
 
 
-def _text(values: Mapping[str, Any], column: str) -> str:
-    value = _value(values, column)
+def _no_column(values: Mapping[str, Any], column: str) -> _Unusable:
+    return _Unusable(f"no column {column!r}", f"it has {', '.join(map(repr, values)) or 'none'}")
+
+
+def _text(values: Mapping[str, Any], column: str, settings: PairData) -> str:
+    try:
+        value = as_record(values, column)
+        if isinstance(value, Mapping):
+            value = serialise(value, settings.records)
+    except KeyError:
+        raise _no_column(values, column) from None
+    except ValueError as error:
+        raise _Unusable(f"{column} is no record", str(error)) from None
     if not isinstance(value, str):
         raise _Unusable(f"{column} is not text", f"{type(value).__name__} {_short(value)}")
     if not value.strip():
