@@ -25,9 +25,12 @@ INSTALL = (
 )
 
 
-def open_session(graph: Path, threads: int, device: str = CPU, *, spin: bool = False) -> ort.InferenceSession:
+def open_session(
+    graph: Path, threads: int, device: str = CPU, *, spin: bool = False, patterns: bool = True
+) -> ort.InferenceSession:
     """Load a graph with `threads` intra-op threads on `device`: "cpu", or "cuda:N" for the Nth GPU that is visible.
-    `spin`: within a call the threads wait for their next piece awake.
+    `spin`: within a call the threads wait for their next piece awake. `patterns`: remember for every shape how its
+    memory was laid out.
 
     Raises ArtifactRefused when the file is no graph we can run, and DeviceRefused when the GPU cannot be had: nothing
     falls back to the CPU. (Within a graph on a GPU, ONNX Runtime computes shapes on the CPU, by design.)
@@ -39,6 +42,7 @@ def open_session(graph: Path, threads: int, device: str = CPU, *, spin: bool = F
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
+    options.enable_mem_pattern = patterns
     if device != CPU:
         return _open_on_gpu(graph, options, device)
     try:
@@ -91,7 +95,7 @@ class OnnxEncoder:
         self._graph = graph
         self._threads = threads if device == CPU else 1
         self.clock = time.thread_time if device == CPU else time.monotonic
-        self._session = open_session(graph, 1, device)
+        self._session = open_session(graph, 1, device, patterns=False)
         self._wide: ort.InferenceSession | None = None
         self._widening = threading.Lock()
         self._inputs = {node.name for node in self._session.get_inputs()}
@@ -113,7 +117,7 @@ class OnnxEncoder:
         return np.asarray(session.run([self._output], feeds)[0], np.float32)
 
     def _widen(self) -> None:
-        self._wide = open_session(self._graph, self._threads, spin=True)
+        self._wide = open_session(self._graph, self._threads, spin=True, patterns=False)
 
 
 class OnnxGeneration:
