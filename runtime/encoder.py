@@ -103,6 +103,14 @@ class EncoderEngine(ABC):
         prepared = self.prepare(pairs, truncate=truncate)
         return prepared.join(self._whole(prepared.items, progress))
 
+    def score_alone(self, pairs: Sequence[Pair]) -> list[PairResult | SluiceError]:
+        """Score a few pairs as one batch on all of the engine's cores, on this thread: what a lone caller gets.
+
+        Raises what the backend raises.
+        """
+        prepared = self.prepare(pairs)
+        return prepared.join(list(self._compute(prepared.items, alone=True)))
+
     def submit(self, items: Sequence[Encoded], sink: Sink, *, deadline: float | None = None) -> Job:
         """Queue encoded items as one request; `deadline` is on `time.monotonic()`. See Scheduler.submit."""
         return self._running().submit(items, sink, deadline)

@@ -26,7 +26,7 @@ STORE_FILES = frozenset({"model.yaml"})
 
 Kind = Literal["matching", "embedding", "generation"]
 Format = Literal["torch", "onnx", "fake"]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int4"]
 
 
 class _Record(BaseModel):
@@ -58,6 +58,7 @@ class Step(_Record):
     parity: Parity | None = None
     size_bytes: int
     latency_p50_ms: float | None = None
+    memory_bytes: int | None = None  # most that a process of its own needed to load it and score the probe
     quality: dict[str, float] = {}
 
 

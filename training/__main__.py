@@ -10,7 +10,7 @@ import sys
 # command -> (module with `main(arguments) -> exit code`, what it does)
 COMMANDS = {
     "train": ("training.train", "fine-tune or train a model: recipe -> checkpoint"),
-    "compress": ("training.compress", "export, fuse and quantise: checkpoint -> fp32 and int8 artifacts"),
+    "compress": ("training.compression.command", "export, fuse and quantise: checkpoint -> fp32 and int8 artifacts"),
     "evaluate": ("training.evaluate", "quality of an artifact through the runtime that serves it"),
     "publish": ("training.publish", "an artifact, a recipe's result or a Hugging Face folder -> model store"),
     "models": ("training.models_command", "list, show, verify, promote, roll back published models"),

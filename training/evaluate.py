@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
@@ -24,7 +24,7 @@ from runtime.encoder import EncoderEngine
 from runtime.errors import InvalidInput, SluiceError
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
-from runtime.manifest import Evaluation, Manifest, read_manifest, replace_manifest
+from runtime.manifest import Evaluation, Manifest, Precision, read_manifest, replace_manifest
 from training.data.errors import DataError
 from training.data.pairs import LabelledPair
 from training.data.splits import PairSplits, load_splits
@@ -34,7 +34,7 @@ from training.recipe import Recipe
 
 Engine = EncoderEngine | GenerationEngine
 # In the order in which they are made.
-ARTIFACTS = ("checkpoint", "fp32", "fp16", "int8")
+ARTIFACTS = ("checkpoint", *get_args(Precision))
 
 
 def score_pairs(engine: EncoderEngine, pairs: Sequence[Pair]) -> list[float]:

@@ -17,10 +17,11 @@ from typing import get_args
 
 from records.document import DocumentError, read_document
 from runtime.errors import InvalidInput, SluiceError
-from runtime.manifest import MANIFEST_FILE, Kind, verify
+from runtime.manifest import MANIFEST_FILE, Kind, Precision, verify
 from runtime.store import Entry, ModelStore, store_home
 from training.bases import SCHEME, packaged
-from training.recipe import Compress, Recipe
+from training.compression.settings import Compress
+from training.recipe import Recipe
 
 # BentoML's own rule, checked before it has written anything.
 NAME = r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?"
@@ -71,7 +72,7 @@ def publish_folder(folder: Path, name: str, home: Path, options: argparse.Namesp
     Raises InvalidInput as publish_artifact does, and for a generation model in fp16.
     """
     # torch and the exporter take seconds to import; publishing a finished artifact needs neither.
-    from training.compress import compress_folder
+    from training.compression.command import compress_folder
 
     precision = options.precision or "fp32"
     with tempfile.TemporaryDirectory(prefix="sluice-") as work:
@@ -102,9 +103,7 @@ def main(arguments: list[str]) -> int:
         help="refuse another kind; embedding makes a bi-encoder of an encoder without a head",
     )
     parser.add_argument("--pooling", choices=["mean", "cls"], help="of such a bi-encoder; default mean")
-    parser.add_argument(
-        "--precision", choices=["fp32", "fp16", "int8"], help="of a folder: default fp32; of a recipe: int8"
-    )
+    parser.add_argument("--precision", choices=get_args(Precision), help="of a folder: default fp32; of a recipe: int8")
     parser.add_argument("--positive", help="of a classifier with more than two labels: the one that means a match")
     parser.add_argument("--promote", action="store_true", help="make it the production version of its name")
     options = parser.parse_intermixed_args(arguments)

@@ -8,15 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from models import registry
+from training.compression.settings import Compress
+from training.section import Section
 
 TRAINED = ("matching", "generation")  # bi-encoders are published as they come
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _label(value: Any) -> Any:
@@ -32,7 +30,7 @@ Label = Annotated[str, BeforeValidator(_label)]
 Records = Literal["named", "values", "layout"]
 
 
-class Columns(_Section):
+class Columns(Section):
     """Which columns of the files mean what; `left_*` is a record of all columns that begin with `left_`."""
 
     text_a: str = "text_a"
@@ -40,7 +38,7 @@ class Columns(_Section):
     label: str = "label"
 
 
-class PairData(_Section):
+class PairData(Section):
     """Labelled pairs: a file, a folder or an `s3://` prefix for each split (CSV, TSV, JSONL, Parquet, Ditto's .txt)."""
 
     kind: Literal["matching"] = "matching"  # follows model.kind
@@ -67,7 +65,7 @@ class PairData(_Section):
         return self
 
 
-class TextData(_Section):
+class TextData(Section):
     """Plain text for a language model: a file, a folder or an `s3://` prefix for each split; a file is a document.
 
     `valid` and `test`, left out, are cut off the end of `train`.
@@ -82,7 +80,7 @@ class TextData(_Section):
     test_share: float = Field(default=0.05, gt=0, lt=0.5)
 
 
-class CrossEncoder(_Section):
+class CrossEncoder(Section):
     """Both texts in one sequence through an encoder (BERT, RoBERTa, MiniLM, …) and a linear head."""
 
     kind: Literal["matching"] = "matching"
@@ -98,7 +96,7 @@ class CrossEncoder(_Section):
         return registry.check("matching", value)
 
 
-class CausalLM(_Section):
+class CausalLM(Section):
     """A GPT-style decoder trained from its own configuration, with a byte-level BPE tokenizer made from the data."""
 
     kind: Literal["generation"] = "generation"
@@ -127,7 +125,7 @@ class CausalLM(_Section):
         return self
 
 
-class Train(_Section):
+class Train(Section):
     """AdamW with a cosine schedule and warm-up. The defaults are the recipe for a full fine-tune."""
 
     learning_rate: float = Field(default=5e-5, gt=0)
@@ -151,16 +149,7 @@ class Train(_Section):
         return self
 
 
-class Compress(_Section):
-    """Which artifacts to make, and how far each may be from its parent."""
-
-    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "int8")
-    fp32_tolerance: float = Field(default=1e-3, gt=0)  # largest |difference| of scores, or of log-probabilities
-    fp16_tolerance: float = Field(default=0.01, gt=0)  # largest |difference| of scores
-    int8_tolerance: float = Field(default=0.05, gt=0)  # mean |difference| of scores, or relative change of perplexity
-
-
-class Recipe(_Section):
+class Recipe(Section):
     """One model. `name` is both the run folder below `runs/` and the name in the model store."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from runtime.errors import ArtifactRefused
-from runtime.manifest import verify
+from runtime.manifest import Precision, verify
 from training.checkpoint import git_commit, versions
+from training.compression.step import COMPRESSED
 from training.data.splits import PairSplits
 from training.data.texts import TextSplits
 from training.hardware import this_machine
@@ -87,7 +88,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 def clear(run: Path) -> None:
     """Remove what an earlier training left here, with the artifacts that were made from its checkpoint."""
-    for name in (TRAINER, TENSORBOARD, CHECKPOINT, "fp32", "fp16", "int8"):
+    for name in (TRAINER, TENSORBOARD, CHECKPOINT, COMPRESSED, *get_args(Precision)):
         shutil.rmtree(run / name, ignore_errors=True)
     for name in (LOG_FILE, CURVES_FILE, REPORT_FILE, REJECTS_FILE):
         (run / name).unlink(missing_ok=True)

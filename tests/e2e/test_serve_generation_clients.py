@@ -25,8 +25,9 @@ from runtime.backends.fake import END, VOCABULARY, byte_tokenizer
 from runtime.store import ModelStore
 from tests.e2e.serving_process import Server, serve
 from training.checkpoint import adopt_folder
-from training.compress import export_fp32
-from training.probe import Probe, vocabulary_texts
+from training.compression.artifact import make_artifact
+from training.compression.export import Export
+from training.compression.pipeline import folder_context
 
 pytestmark = pytest.mark.e2e
 TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
@@ -70,7 +71,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home, checkpoint = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("work") / "checkpoint"
     adopt_folder(folder, checkpoint)
-    export_fp32(checkpoint, home / "models" / "tiny" / "v1", Probe(vocabulary_texts(checkpoint)), tolerance=1e-4)
+    context = folder_context(checkpoint, print)
+    make_artifact(Export(tolerance=1e-4), checkpoint, home / "models" / "tiny" / "v1", context)
     ModelStore(home).promote("tiny:v1")
     with serve(home, "service:Generation", SLUICE_THREADS="1") as running:
         yield running

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.backends.onnx import CUDA_PROVIDER, OnnxEncoder
 from tests.integration.test_export import _Encoder, _PaddedWithOne, artifacts, folders  # noqa: F401  # fixtures
-from training.compress import GRAPH
+from training.compression.step import GRAPH
 
 DEVICE = "cuda:0"
 # What an encoder spends its time on; shapes and positions are computed on the CPU, by ONNX Runtime's design.

@@ -23,9 +23,11 @@ from runtime.store import ModelStore
 from tests.integration.test_publish import training
 from training.bases import packaged
 from training.checkpoint import adopt_folder
-from training.compress import export_fp32, quantize_int8
+from training.compression.artifact import make_artifact
+from training.compression.export import Export
+from training.compression.int8 import Int8
+from training.compression.pipeline import folder_context
 from training.evaluate import main as evaluate
-from training.probe import Probe, vocabulary_texts
 
 pytestmark = pytest.mark.integration
 TEXTS = ["When will my card arrive?", "Has my card been sent?", "Paris", "an exchange rate " * 40, "Ünïcode — 漢字"]
@@ -74,7 +76,8 @@ def units(engine: EmbeddingEngine, texts: list[str]) -> np.ndarray:
 def test_a_folder_of_sentence_transformers_gives_its_vectors(sentence_folder: Path, tmp_path: Path) -> None:
     reference = SentenceTransformer(str(sentence_folder), device="cpu").encode(TEXTS)
     adopt_folder(sentence_folder, tmp_path / "torch")
-    export_fp32(tmp_path / "torch", tmp_path / "fp32", Probe(vocabulary_texts(tmp_path / "torch")), tolerance=1e-5)
+    context = folder_context(tmp_path / "torch", print)
+    make_artifact(Export(tolerance=1e-5), context.checkpoint, tmp_path / "fp32", context)
     for name in ("torch", "fp32"):
         engine = engine_of(tmp_path / name)
         np.testing.assert_allclose(units(engine, TEXTS), reference, atol=1e-5)
@@ -123,7 +126,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "embedding, bert, at most 256 tokens, pooling mean, 384 dimensions" in done.stdout
     fp32 = ModelStore(home).resolve("embedding").path
-    quantize_int8(fp32, int8, Probe(vocabulary_texts(fp32)), tolerance=0.05)
+    make_artifact(Int8(tolerance=0.05), fp32, int8, folder_context(fp32, print))
     done = training(home, "publish", str(int8), "--name", "embedding", "--kind", "embedding", "--promote")
     assert done.returncode == 0, done.stderr
     return home
@@ -155,7 +158,7 @@ def test_what_is_published_says_what_it_is(home: Path) -> None:
     assert (shown["kind"], shown["precision"], shown["stage"]) == ("embedding", "int8", "production")
     assert (shown["dimensions"], shown["max_tokens"], shown["threshold"]) == (384, 256, 0.5)
     assert [(step["name"], step["parity"]["metric"]) for step in shown["steps"]] == [
-        ("export-fp32", "max |Δ cosine|"), ("quantize-int8", "mean |Δ cosine|"),
+        ("export", "max |Δ cosine|"), ("int8", "mean |Δ cosine|"),
     ]  # fmt: skip
     assert shown["steps"][0]["settings"]["fused"]["Attention"] == 6
     assert all(step["latency_p50_ms"] for step in shown["steps"])

@@ -30,9 +30,10 @@ from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import read_manifest
 from training import causal_graph
-from training.compress import GRAPH, compress_folder, main
+from training.compression.command import compress_folder, main
+from training.compression.settings import Compress
+from training.compression.step import GRAPH
 from training.evaluate import evaluate_generation
-from training.recipe import Compress
 
 pytestmark = pytest.mark.integration
 STORIES = Path(__file__).parents[2] / "training/samples/stories260k"
@@ -199,7 +200,7 @@ def test_int8_costs_less_than_one_per_cent_of_perplexity(stories: Path) -> None:
 def test_the_manifests_tell_the_way(stories: Path) -> None:
     manifest = read_manifest(stories / "int8")
     assert (manifest.kind, manifest.architecture, manifest.precision) == ("generation", "llama", "int8")
-    assert [step.name for step in manifest.steps] == ["export-fp32", "quantize-int8"]
+    assert [step.name for step in manifest.steps] == ["export", "int8"]
     assert manifest.steps[-1].settings["block"] == 128
 
 

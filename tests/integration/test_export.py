@@ -34,8 +34,12 @@ from runtime.load import load_engine
 from runtime.manifest import read_manifest
 from tests.unit.runtime.backend_contract import EncoderBackendContract, GenerationBackendContract
 from training.checkpoint import adopt_folder
-from training.compress import GRAPH, ParityError, export_fp32, halve_fp16, quantize_int8
-from training.probe import Probe, vocabulary_texts
+from training.compression.artifact import ParityError, make_artifact
+from training.compression.export import Export
+from training.compression.fp16 import Fp16
+from training.compression.int8 import Int8
+from training.compression.pipeline import folder_context
+from training.compression.step import GRAPH
 
 pytestmark = pytest.mark.integration
 VOCABULARY = 258
@@ -95,11 +99,11 @@ def artifacts(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
             adopt_folder(folder, root / "torch", kind="embedding")
         else:
             adopt_folder(folder, root / "torch")
-        probe = Probe(vocabulary_texts(root / "torch"))
-        export_fp32(root / "torch", root / "fp32", probe, tolerance=1e-4)
-        quantize_int8(root / "fp32", root / "int8", probe, tolerance=0.05)
+        context = folder_context(root / "torch", print)
+        make_artifact(Export(tolerance=1e-4), root / "torch", root / "fp32", context)
+        make_artifact(Int8(tolerance=0.05), root / "fp32", root / "int8", context)
         if "bert" in name:
-            halve_fp16(root / "fp32", root / "fp16", probe, tolerance=0.01)
+            make_artifact(Fp16(), root / "fp32", root / "fp16", context)
         made[name] = root
     return made
 
@@ -274,7 +278,7 @@ def test_greedy_tokens_equal_those_of_transformers(name: str, artifacts: dict[st
 def test_every_step_is_recorded_with_parity_size_and_latency(artifacts: dict[str, Path]) -> None:
     for root in artifacts.values():
         manifest = read_manifest(root / "int8")
-        assert [step.name for step in manifest.steps] == ["export-fp32", "quantize-int8"]
+        assert [step.name for step in manifest.steps] == ["export", "int8"]
         assert all(step.parity and step.parity.ok and step.latency_p50_ms for step in manifest.steps)
         assert manifest.parent == read_manifest(root / "fp32").digest
         assert manifest.precision == "int8"
@@ -293,7 +297,7 @@ def test_an_fp16_encoder_has_half_the_weights_and_the_same_operators(artifacts: 
     assert onnx.TensorProto.FLOAT not in weights
     assert graphs["fp16"].output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     manifest = read_manifest(artifacts[model] / "fp16")
-    assert (manifest.precision, manifest.steps[-1].name) == ("fp16", "halve-fp16")
+    assert (manifest.precision, manifest.steps[-1].name) == ("fp16", "fp16")
     assert manifest.steps[-1].parity
     assert manifest.steps[-1].parity.ok
     assert manifest.parent == read_manifest(artifacts[model] / "fp32").digest
@@ -313,8 +317,10 @@ def test_an_fp16_encoder_computes_what_its_parent_does(artifacts: dict[str, Path
 
 
 def test_fp16_is_for_encoders(artifacts: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="of kind generation; fp16 is for encoders"):
-        halve_fp16(artifacts["gpt2"] / "fp32", tmp_path / "fp16", Probe(["a"]), tolerance=0.01)
+    source = artifacts["gpt2"] / "fp32"
+    context = folder_context(source, print)
+    with pytest.raises(InvalidInput, match="of kind generation; the step fp16 is for matching and embedding"):
+        make_artifact(Fp16(), source, tmp_path / "fp16", context)
 
 
 def test_a_gpu_that_is_not_there_is_refused_by_name(artifacts: dict[str, Path]) -> None:
@@ -335,8 +341,8 @@ def test_what_no_gpu_engine_serves_is_refused(
 
 def test_a_step_that_changes_too_much_is_refused_and_leaves_nothing(artifacts: dict[str, Path], tmp_path: Path) -> None:
     source = artifacts["bert"] / "fp32"
-    with pytest.raises(ParityError, match=r"quantize-int8: mean .* the recipe allows 1e-09"):
-        quantize_int8(source, tmp_path / "int8", Probe(vocabulary_texts(source)), tolerance=1e-9)
+    with pytest.raises(ParityError, match=r"int8: mean .* the recipe allows 1e-09"):
+        make_artifact(Int8(tolerance=1e-9), source, tmp_path / "int8", folder_context(source, print))
     assert list(tmp_path.iterdir()) == []
 
 

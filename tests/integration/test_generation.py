@@ -27,8 +27,10 @@ from runtime.load import load_engine
 from tests.integration.generation_contract import LIMITS, GenerationEngineContract
 from tests.integration.generation_contract import SLOTS as CONTRACT_SLOTS
 from training.checkpoint import adopt_folder
-from training.compress import export_fp32, quantize_int8
-from training.probe import Probe
+from training.compression.artifact import make_artifact
+from training.compression.export import Export
+from training.compression.int8 import Int8
+from training.compression.pipeline import folder_context
 
 pytestmark = pytest.mark.integration
 STORIES = Path(__file__).parents[2] / "training/samples/stories260k"
@@ -60,8 +62,9 @@ def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(pairs=False), eos_token="<end>")
     tokenizer.save_pretrained(root / "hub")
     adopt_folder(root / "hub", root / "torch")
-    export_fp32(root / "torch", root / "fp32", Probe(["abc"]), tolerance=1e-3)
-    quantize_int8(root / "fp32", root / "int8", Probe(["abc"]), tolerance=2.0)
+    context = folder_context(root / "torch", print)
+    make_artifact(Export(), root / "torch", root / "fp32", context)
+    make_artifact(Int8(tolerance=2.0), root / "fp32", root / "int8", context)
     return root
 
 
@@ -177,7 +180,7 @@ def test_scores_of_a_prompt_are_those_of_transformers(root: Path) -> None:
 
 def test_a_published_text_comes_token_for_token_in_company(tmp_path: Path) -> None:
     adopt_folder(STORIES, tmp_path / "torch")
-    export_fp32(tmp_path / "torch", tmp_path / "fp32", Probe(["Once upon a time"]), tolerance=1e-3)
+    make_artifact(Export(), tmp_path / "torch", tmp_path / "fp32", folder_context(tmp_path / "torch", print))
     engine = load(tmp_path / "fp32")
     published = (STORIES / "greedy_200.txt").read_text(encoding="utf-8").strip()
     start = engine.encode("")

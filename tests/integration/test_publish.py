@@ -48,7 +48,7 @@ def test_a_folder_is_published_promoted_listed_and_generates(folder: Path, tmp_p
     assert "is production of tiny" in done.stdout
     shown = json.loads(training(tmp_path, "models", "show", "tiny", "--json").stdout)
     assert (shown["kind"], shown["precision"], shown["stage"]) == ("generation", "int8", "production")
-    assert [step["name"] for step in shown["steps"]] == ["export-fp32", "quantize-int8"]
+    assert [step["name"] for step in shown["steps"]] == ["export", "int8"]
     engine = load_engine(Path(shown["path"]))
     assert isinstance(engine, GenerationEngine)
     assert len(list(engine.generate("hello", Sampling(max_tokens=5, temperature=0)))) == 6

@@ -18,8 +18,8 @@ from runtime.contract import Event, Finish, Sampling, Token
 from runtime.errors import InvalidInput, SluiceError
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
-from training.compress import compress_folder
-from training.recipe import Compress
+from training.compression.command import compress_folder
+from training.compression.settings import Compress
 
 pytestmark = pytest.mark.integration
 STORIES = Path(__file__).parents[2] / "training/samples/stories260k"

@@ -12,7 +12,7 @@ from runtime.contract import Finish, Sampling
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import read_manifest
-from training.compress import main as compress
+from training.compression.command import main as compress
 from training.train import main as train
 
 pytestmark = pytest.mark.integration
@@ -66,7 +66,7 @@ def test_compressed_it_is_as_good_on_text_that_was_held_out(place: Path, archite
         assert train(recipe) == 0
     assert compress(recipe) == 0
     steps = read_manifest(place / "runs" / architecture / "int8").steps
-    assert [step.name for step in steps] == ["export-fp32", "quantize-int8"]
+    assert [step.name for step in steps] == ["export", "int8"]
     fp32, int8 = (step.quality["perplexity"] for step in steps)
     assert abs(int8 / fp32 - 1) < 0.01
 

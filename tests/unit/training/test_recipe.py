@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from records.document import DocumentError, check_document, read_document
-from training.recipe import CausalLM, Columns, Compress, CrossEncoder, PairData, Recipe, TextData, Train
+from training.compression.settings import Compress
+from training.recipe import CausalLM, Columns, CrossEncoder, PairData, Recipe, TextData, Train
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,85 @@
+"""The pipeline of compression steps on a tiny matching run: artifacts, figures, what is done once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from runtime.backends.fake import VOCABULARY, byte_tokenizer
+from runtime.load import load_engine
+from runtime.manifest import read_manifest, verify
+from tests.unit.training.tiny import pair_rows, write_jsonl
+from training.checkpoint import adopt_folder
+from training.compression.command import main as compress
+
+pytestmark = pytest.mark.integration
+STEPS = ["compress.steps=[{step: export}, {step: int8}]"]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    """A recipe whose checkpoint is there: untrained, which compression does not mind."""
+    torch.manual_seed(3)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    model = BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, max_position_embeddings=64, **shape))
+    torch.nn.init.normal_(model.classifier.weight, std=1.0)
+    model.save_pretrained(tmp_path / "hub")
+    PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(pairs=True)).save_pretrained(tmp_path / "hub")
+    adopt_folder(tmp_path / "hub", tmp_path / "runs" / "tiny" / "checkpoint", max_tokens=48)
+    files = {split: write_jsonl(tmp_path / f"{split}.jsonl", pair_rows(40, seed)) for seed, split in enumerate(SPLITS)}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"name: tiny\nruns: {tmp_path / 'runs'}\nmodel: {{kind: matching, max_tokens: 48}}\n"
+        f"data: {{{', '.join(f'{split}: {file}' for split, file in files.items())}}}\n"
+    )
+    return str(path)
+
+
+SPLITS = ("train", "valid", "test")
+
+
+def test_each_step_is_an_artifact_with_its_figures_and_is_done_once(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs" / "tiny"
+    assert compress([recipe, *STEPS]) == 0
+    made = sorted(path.name for path in (run / "compressed").iterdir())
+    assert [name.rsplit("-", 1)[0] for name in made] == ["1-export", "2-int8"]
+    manifest = verify(run / "int8")
+    assert [step.name for step in manifest.steps] == ["export", "int8"]
+    for step in manifest.steps:
+        assert step.parity
+        assert step.latency_p50_ms
+        assert step.memory_bytes
+        assert 0 <= step.quality["f1"] <= 1
+    assert manifest.threshold == manifest.steps[-1].quality["threshold"]
+    load_engine(run / "int8").close()
+    capsys.readouterr()
+
+    created = {name: read_manifest(run / "compressed" / name).created for name in made}
+    assert compress([recipe, *STEPS]) == 0
+    assert capsys.readouterr().out.count("there already") == 2
+    assert {name: read_manifest(run / "compressed" / name).created for name in made} == created
+
+    # Another setting of the last step: the first is not run again. What is damaged is.
+    (run / "compressed" / made[1] / "model.onnx").write_bytes(b"")
+    assert compress([recipe, "compress.steps=[{step: export}, {step: int8, tolerance: 0.2}]"]) == 0
+    assert capsys.readouterr().out.count("there already") == 1
+    assert compress([recipe, *STEPS]) == 0
+    assert capsys.readouterr().out.count("there already") == 1
+    verify(run / "int8")
+
+
+def test_a_refused_step_says_so_and_leaves_nothing(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compress([recipe, "compress.steps=[{step: export}, {step: int8, tolerance: 1.0e-9}]"]) == 1
+    assert "the recipe allows 1e-09" in capsys.readouterr().err
+    left = [path.name for path in (tmp_path / "runs/tiny/compressed").iterdir() if not path.name.startswith(".")]
+    assert len(left) == 1
+    assert not (tmp_path / "runs/tiny/int8").exists()
+    assert compress([recipe, "compress.steps=[{step: int8}]"]) == 2
+    assert "put an export between them" in capsys.readouterr().err

@@ -1,0 +1,121 @@
+"""What an artifact's step cost and gained, measured through the engine that serves it: outputs beside the parent's,
+latency, quality, memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from runtime.contract import Sampling, Token
+from runtime.encoder import EncoderEngine
+from runtime.errors import InvalidInput
+from runtime.generation import GenerationEngine
+from runtime.manifest import Parity
+from training.compression.probe import Probe
+from training.compression.step import Comparison
+from training.data.splits import PairSplits
+from training.data.texts import TextSplits
+from training.evaluate import as_pairs, evaluate_split, score_pairs
+from training.metrics import best_threshold, matching_metrics
+
+Engine = EncoderEngine | GenerationEngine
+LATENCY_RUNS = 40
+WARM_UP_S = 0.3
+ROOT = Path(__file__).parents[2]
+COMPARED = {"matching": "score", "embedding": "cosine", "generation": "log p"}
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """On valid, at the threshold (None: generation) that is best there."""
+
+    metrics: dict[str, float]
+    threshold: float | None = None
+
+
+def quality_on_valid(engine: Engine, splits: PairSplits | TextSplits) -> Quality:
+    """Matching and embedding: the threshold with the highest F1 and the figures there; generation: perplexity.
+
+    Raises InvalidInput when all labels of valid are the same.
+    """
+    if isinstance(engine, GenerationEngine) or not isinstance(splits, PairSplits):
+        return Quality(dict(evaluate_split(engine, splits, "valid").metrics))
+    pairs, truth = as_pairs(splits.valid, splits.positive)
+    scores = score_pairs(engine, pairs)
+    try:
+        threshold = best_threshold(scores, truth)
+        return Quality(matching_metrics(scores, truth, threshold), threshold)
+    except ValueError as error:
+        raise InvalidInput(f"valid: {error}") from None
+
+
+def compare(before: Engine, after: Engine, probe: Probe, how: Comparison, tolerance: float) -> Parity:
+    """The distance of `after`'s outputs on the probe from `before`'s.
+
+    largest: of scores, of cosines or of log-probabilities. typical: the mean of it, or the relative change of
+    perplexity (generation).
+    """
+    kind = after.manifest.kind
+    old, new = _outputs(before, probe), _outputs(after, probe)
+    if how == "largest":
+        metric, value = f"max |Δ {COMPARED[kind]}|", float(np.abs(old - new).max())
+    elif kind != "generation":
+        metric, value = f"mean |Δ {COMPARED[kind]}|", float(np.abs(old - new).mean())
+    else:
+        metric, value = "|Δ perplexity| / perplexity", abs(float(np.exp(old.mean() - new.mean())) - 1)
+    return Parity(metric=metric, value=value, tolerance=tolerance)
+
+
+def _outputs(engine: Engine, probe: Probe) -> np.ndarray:
+    """Scores of the probe's pairs (cosines of a bi-encoder's), or log-probabilities of its texts' tokens."""
+    if isinstance(engine, EncoderEngine):
+        scores = np.asarray(score_pairs(engine, probe.pairs))
+        return 2 * scores - 1 if engine.manifest.kind == "embedding" else scores
+    encoded = [engine.encode(text)[: engine.context] for text in probe.texts]
+    return np.asarray([value for ids in encoded if len(ids) > 1 for value in engine.log_probs(ids)])
+
+
+def latency_p50_ms(engine: Engine, probe: Probe) -> float:
+    """Median milliseconds of the probe's timed pair as a lone caller gets it, on all of the engine's cores; or of one
+    generated token after a short prompt."""
+    if isinstance(engine, EncoderEngine):
+        return statistics.median(latencies_ms(engine, probe, LATENCY_RUNS))
+    count = min(LATENCY_RUNS, engine.context // 2)
+    prompt = probe.texts[0][: engine.context // 8]  # a character has at most four tokens
+    stream = engine.generate(prompt, Sampling(max_tokens=count, temperature=1.0, seed=7, ignore_eos=True))
+    ends = [time.perf_counter() for event in stream if isinstance(event, Token)]
+    steps = np.diff(ends) if len(ends) > 1 else np.zeros(1)
+    return float(np.median(steps)) * 1000
+
+
+def latencies_ms(engine: EncoderEngine, probe: Probe, runs: int) -> list[float]:
+    """Milliseconds of each of `runs` calls with the probe's timed pair, after those that warm up."""
+    assert probe.timed is not None  # make_probe gives encoders one
+    pair, times = [probe.timed], []
+    warm = time.perf_counter() + WARM_UP_S  # by then a session on all cores has been made in the background
+    while len(times) < runs:
+        begun = time.perf_counter()
+        engine.score_alone(pair)
+        if begun > warm:
+            times.append((time.perf_counter() - begun) * 1000)
+    return times
+
+
+def memory_bytes(directory: Path, probe: Probe) -> int:
+    """Peak resident memory of a new process that loads the artifact and scores the probe's texts."""
+    texts = json.dumps(list(probe.texts))
+    command = [sys.executable, "-m", "training.compression.memory", str(directory)]
+    done = subprocess.run(
+        command, input=texts, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    if done.returncode:
+        raise InvalidInput(f"{directory} could not be loaded by a process of its own: {done.stderr.strip()[-500:]}")
+    return int(done.stdout)
