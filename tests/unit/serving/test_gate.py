@@ -286,6 +286,28 @@ def test_a_full_queue_is_429_with_an_integer_retry_after(make_app: MakeApp) -> N
     assert 'sluice_shed_total{model="slow-matching"}' in room.metrics.text().decode()
 
 
+def test_a_request_that_would_be_refused_is_refused_unread(make_app: MakeApp) -> None:
+    app, room = make_app(matching_model="slow-matching", batch_items=1, queue_items=4)
+    engine = room.catalogue.find(("matching",), None).engine
+    rubbish = {"parts": [b"{"], "headers": {"content-length": "1"}}
+
+    async def beside_a_full_queue() -> Reply:
+        others = []
+        for number in range(8):
+            pair = {"pairs": [{"text_a": "a", "text_b": str(number)}]}
+            others.append(asyncio.create_task(exchange(app, "POST", "/v1/match", pair)))
+        while not engine.would_refuse(1):
+            await asyncio.sleep(0.001)
+        reply = await exchange(app, "POST", "/v1/match", **rubbish)
+        await asyncio.gather(*others)
+        return reply
+
+    refused(ask(app, "POST", "/v1/match", **rubbish), 400, "malformed_json")  # read when there is room
+    reply = asyncio.run(beside_a_full_queue())
+    refused(reply, 429, "overloaded")
+    assert int(reply.headers["retry-after"]) >= 1
+
+
 def test_a_failure_of_ours_is_500_and_tells_nothing(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
     app, room = make_app()
 
