@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
+from models.registry import register_networks
+
 MODULES_FILE = "modules.json"
 # Modules must come in this order; a dense layer may be repeated, the last two may be missing. Normalize is left out of
 # the network: cosine needs none, and who asks for unit vectors gets them from the route.
@@ -132,6 +134,7 @@ class BiEncoder(nn.Module):
 def load(folder: Path) -> BiEncoder:
     """The bi-encoder in `folder`, in fp32 and evaluation mode. Raises ValueError: not one, or weights are missing."""
     head = read_head(folder)
+    register_networks()
     try:
         encoder, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, KeyError) as error:

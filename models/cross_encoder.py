@@ -13,6 +13,8 @@ from pathlib import Path
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
+from models.registry import register_networks
+
 
 def build(base: Path, *, labels: Sequence[str], dropout: float) -> PreTrainedModel:
     """A classification model on the encoder in the folder `base`, with a new head of len(labels) classes.
@@ -21,6 +23,7 @@ def build(base: Path, *, labels: Sequence[str], dropout: float) -> PreTrainedMod
     the base brings is kept if it has as many classes. The new head draws from torch's random state: seed it first.
     Raises ValueError: the folder is not an encoder that transformers can classify with, or lacks weights of it.
     """
+    register_networks()
     try:
         config = AutoConfig.from_pretrained(
             base,

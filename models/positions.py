@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PretrainedConfig
 
 # These count positions from the padding token's id + 1, so two of their embeddings are never used.
-COUNTED_FROM_PADDING = {"roberta", "xlm-roberta", "camembert"}
+COUNTED_FROM_PADDING = {"roberta", "xlm-roberta", "camembert", "narrow-roberta", "narrow-xlm-roberta"}
 
 
 def usable_positions(config: PretrainedConfig) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -41,3 +42,16 @@ def builder(kind: str, architecture: str) -> Callable[..., Any]:
     module, _, function = ARCHITECTURES[kind][check(kind, architecture)].partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
+
+
+@functools.cache
+def register_networks() -> None:
+    """Make transformers' Auto classes know our own networks: whoever loads a folder with them calls this first."""
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+    narrow = importlib.import_module("models.narrow")
+    networks: list[tuple[Any, Any]] = [(AutoModel, encoder) for encoder in narrow.ENCODERS]
+    networks += [(AutoModelForSequenceClassification, classifier) for classifier in narrow.CLASSIFIERS]
+    for auto, network in networks:
+        AutoConfig.register(network.config_class.model_type, network.config_class, exist_ok=True)
+        auto.register(network.config_class, network, exist_ok=True)

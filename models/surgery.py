@@ -1,7 +1,7 @@
-"""Cuts parts out of a trained transformer: whole layers, rows of its vocabulary.
+"""Cuts parts out of a trained transformer: layers, attention heads, neurons, rows of its vocabulary.
 
-Each function returns a new model of the same class, built from a configuration that says the new shape, so that it
-saves, reloads and exports as any other; the given one stays as it is. Not here: which parts are worth keeping
+Each function returns a new model, built from a configuration that says the new shape, so that it saves, reloads and
+exports as any other; the given one stays as it is. Not here: which parts are worth keeping
 (training/compression), and the tokenizer that belongs to a vocabulary.
 """
 
@@ -12,10 +12,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from models.layers import layer_stack, layers_of, layout_of, neurons_of
+from models.narrow import narrow_class, narrow_config
 from models.positions import COUNTED_FROM_PADDING
+
+PER_LAYER = ("layer_types", "layer_heads")  # lists in configurations with a value for each layer
 
 
 def keep_layers(model: PreTrainedModel, indices: Sequence[int]) -> PreTrainedModel:
@@ -28,9 +33,11 @@ def keep_layers(model: PreTrainedModel, indices: Sequence[int]) -> PreTrainedMod
     if not indices or len(set(indices)) < len(indices) or not set(indices) <= set(range(layers)):
         raise ValueError(f"layers {list(indices)}: give different ones of 0 … {layers - 1}, at least one.")
     config = copy.deepcopy(model.config)
-    config.num_hidden_layers = len(indices)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[index] for index in indices]
+    inner = _inner(config)
+    inner.num_hidden_layers = len(indices)
+    for name in PER_LAYER:
+        if getattr(inner, name, None):
+            setattr(inner, name, [getattr(inner, name)[index] for index in indices])
     place = {str(old): new for new, old in enumerate(indices)}
     state = {}
     for name, value in model.state_dict().items():
@@ -43,20 +50,42 @@ def keep_layers(model: PreTrainedModel, indices: Sequence[int]) -> PreTrainedMod
     return _rebuilt(model, config, state)
 
 
-def layer_stack(model: PreTrainedModel) -> tuple[str, int]:
-    """The name of the module list that holds a model's layers, and how many they are. Raises ValueError: not one."""
-    layers = model.config.num_hidden_layers
-    names: list[str] = []
-    for name, module in model.named_modules():
-        inside = any(name.startswith(f"{other}.") for other in names)
-        if isinstance(module, nn.ModuleList) and len(module) == layers and not inside:
-            names.append(name)
-    if len(names) != 1:
-        raise ValueError(
-            f"{type(model).__name__} has {len(names) or 'no'} stacks of {layers} layers of their own; layers can be "
-            "taken out of models with one."
-        )
-    return names[0], layers
+def keep_neurons(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> PreTrainedModel:
+    """A model whose feed-forward parts have only the neurons `kept[layer]`, as many in each layer.
+
+    Raises ValueError: layers of an unknown family, numbers that differ, or indices that are none, repeated or too high.
+    """
+    layout = layout_of(model)
+    _check(kept, layer_stack(model)[1], neurons_of(model), "neurons")
+    if len({len(each) for each in kept}) > 1:
+        raise ValueError(f"neurons: {[len(each) for each in kept]} of the layers; each layer must keep as many.")
+    config = copy.deepcopy(model.config)
+    setattr(_inner(config), layout.width, len(kept[0]))
+    columns = [torch.tensor(each) for each in kept]
+    return _rebuilt(model, config, _selected(model, layout.raised, layout.lowered, columns))
+
+
+def keep_heads(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> PreTrainedModel:
+    """A model whose layers attend with only the heads `kept[layer]`; layers may keep different numbers of them.
+
+    Its class is one of models/narrow.py, or has such an encoder. Raises ValueError: a family that has none there, or
+    indices that are none, repeated or too high.
+    """
+    config = copy.deepcopy(model.config)
+    inner = _inner(config)
+    encoder = model if inner is config else model.base_model
+    kind = narrow_class(type(encoder))
+    before = getattr(inner, "layer_heads", None) or [inner.num_attention_heads] * inner.num_hidden_layers
+    _check(kept, len(before), before, "heads")
+    layout = layout_of(model)
+    size = inner.hidden_size // inner.num_attention_heads
+    columns = [(torch.tensor(each)[:, None] * size + torch.arange(size)).flatten() for each in kept]
+    narrowed = narrow_config(inner, kind, [len(each) for each in kept])
+    state = _selected(model, layout.projections, layout.attended, columns)
+    if encoder is model:
+        return _rebuilt(model, narrowed, state, kind)
+    config.encoder = narrowed
+    return _rebuilt(model, config, state)
 
 
 def trim_vocabulary(model: PreTrainedModel, kept_ids: Sequence[int]) -> PreTrainedModel:
@@ -87,6 +116,40 @@ def trim_vocabulary(model: PreTrainedModel, kept_ids: Sequence[int]) -> PreTrain
     return trimmed
 
 
+def _inner(config: PretrainedConfig) -> PretrainedConfig:
+    """The configuration of the encoder, where a network has one inside."""
+    inner: PretrainedConfig = getattr(config, "encoder", config)
+    return inner
+
+
+def _check(kept: Sequence[Sequence[int]], layers: int, limits: int | Sequence[int], what: str) -> None:
+    """Raises ValueError where `kept` does not choose at least one of so many in each of the layers."""
+    limits = [limits] * layers if isinstance(limits, int) else limits
+    if len(kept) != layers:
+        raise ValueError(f"{what}: {len(kept)} lists for {layers} layers.")
+    for layer, (each, limit) in enumerate(zip(kept, limits, strict=True)):
+        if not each or len(set(each)) < len(each) or not set(each) <= set(range(limit)):
+            raise ValueError(f"{what} {list(each)} of layer {layer}: give different ones of 0 … {limit - 1}.")
+
+
+def _selected(
+    model: PreTrainedModel, sources: Sequence[str], target: str, columns: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """The state, the outputs of the linear layers `sources` and the inputs of `target` cut to `columns[layer]`."""
+    state = dict(model.state_dict())
+    stack, _ = layer_stack(model)
+    for index, (layer, chosen) in enumerate(zip(layers_of(model), columns, strict=True)):
+        for path in (*sources, target):
+            name = f"{stack}.{index}.{path}"
+            # transformers' Conv1D has its weights lie (in, out), a Linear (out, in).
+            outputs = int(isinstance(layer.get_submodule(path), Conv1D))
+            axis = 1 - outputs if path == target else outputs
+            state[f"{name}.weight"] = state[f"{name}.weight"].index_select(axis, chosen)
+            if path != target and f"{name}.bias" in state:
+                state[f"{name}.bias"] = state[f"{name}.bias"][chosen]
+    return state
+
+
 def _vocabulary_tensors(model: PreTrainedModel) -> list[Tensor]:
     """What has a row for each token: embeddings, output layer, its bias. Tied ones share their memory."""
     tensors = [model.get_input_embeddings().weight]
@@ -110,10 +173,15 @@ def _remap(config: Any, new_id: Mapping[int, int], size: int) -> None:
         setattr(config, name, moved if isinstance(value, list) else moved[0])
 
 
-def _rebuilt(model: PreTrainedModel, config: PretrainedConfig, state: dict[str, Tensor]) -> PreTrainedModel:
-    """A model of the same class from `config` and `state`, by the way that a folder is loaded."""
+def _rebuilt(
+    model: PreTrainedModel,
+    config: PretrainedConfig,
+    state: dict[str, Tensor],
+    kind: type[PreTrainedModel] | None = None,
+) -> PreTrainedModel:
+    """A model of class `kind`, or the same class, from `config` and `state`, by the way that a folder is loaded."""
     copied = {name: value.clone() for name, value in state.items()}  # loading takes tensors as they are
-    made, info = type(model).from_pretrained(
+    made, info = (kind or type(model)).from_pretrained(
         None, config=config, state_dict=copied, dtype=model.dtype, output_loading_info=True
     )
     if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, Pretrained
 
 from models import bi_encoder
 from models.positions import usable_positions
+from models.registry import register_networks
 from runtime.errors import InvalidInput
 from runtime.manifest import CausalShape, Kind, Manifest, library_version, write_manifest
 from training import sentence_folder
@@ -99,6 +100,7 @@ def read_config(directory: Path) -> PretrainedConfig:
     """The folder's `config.json`. Raises InvalidInput when there is none or transformers cannot read it."""
     if not (directory / "config.json").is_file():
         raise InvalidInput(f"{directory} is not a model folder: it has no config.json.")
+    register_networks()
     try:
         return AutoConfig.from_pretrained(directory)
     except Exception as error:  # whatever a foreign configuration makes the library raise

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from models.positions import usable_positions
-from models.registry import builder
+from models.registry import builder, register_networks
 from runtime.manifest import Kind
 
 OPSET = 18
@@ -71,6 +71,7 @@ def _network(checkpoint: Path, kind: Kind) -> nn.Module:
     if kind == "embedding":
         model: nn.Module = builder(kind, "bi-encoder")(checkpoint)
     else:
+        register_networks()
         model = AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype=torch.float32)
     return model.eval()
 

@@ -29,7 +29,8 @@ def is_sentence_folder(directory: Path) -> bool:
 
 def check_encoder(config: PretrainedConfig, directory: Path) -> None:
     """Raises InvalidInput for a network that does not look at both sides of a token, such as a causal one."""
-    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
+    known = any(kind in MODEL_FOR_MASKED_LM_MAPPING for kind in type(config).__mro__)
+    if not known or config.is_encoder_decoder:
         raise InvalidInput(f"{directory} holds a {config.model_type} model; a bi-encoder needs an encoder (BERT, …).")
 
 

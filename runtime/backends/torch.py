@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from models.registry import builder
+from models.registry import builder, register_networks
 from runtime.contract import F32, I64
 
 
@@ -39,6 +39,7 @@ class TorchMatching(_TorchEncoder):
     """A sequence-classification folder as transformers saves it; N is the number of classes."""
 
     def __init__(self, directory: Path) -> None:
+        register_networks()
         super().__init__(AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32))
 
 

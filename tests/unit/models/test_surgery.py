@@ -11,6 +11,8 @@ import torch
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
+    AutoModel,
+    AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -28,10 +30,13 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from models.surgery import keep_layers, layer_stack, trim_vocabulary
+from models.layers import layer_stack, layers_of, layout_of, neurons_of
+from models.narrow import ENCODERS
+from models.registry import register_networks
+from models.surgery import keep_heads, keep_layers, keep_neurons, trim_vocabulary
 
 pytestmark = pytest.mark.unit
-TOKENS, LAYERS = 60, 4
+TOKENS, LAYERS, HEADS = 60, 4, 2
 SHAPE = {
     "vocab_size": TOKENS,
     "hidden_size": 16,
@@ -54,6 +59,7 @@ FAMILIES: dict[str, tuple[type[PreTrainedModel], Any]] = {
     "llama": (LlamaForCausalLM, LlamaConfig(**LLAMA, tie_word_embeddings=True)),
     "llama, output layer of its own": (LlamaForCausalLM, LlamaConfig(**LLAMA, tie_word_embeddings=False)),
 }
+WITH_HEADS = ("bert", "bert without a head", "roberta", "electra", "distilbert")
 IDS = torch.tensor([[5, 6, 7, 20, 21]])
 KEPT = [0, 1, 2, 3, 4, 5, 7, 6, 20, 21, 30]
 
@@ -110,6 +116,75 @@ def test_kept_tokens_mean_what_they_meant(model: PreTrainedModel, tmp_path: Path
     torch.testing.assert_close(_output(trimmed, ids), expected)
     trimmed.save_pretrained(tmp_path)
     assert torch.equal(_output(type(model).from_pretrained(tmp_path), ids), _output(trimmed, ids))
+
+
+def _silenced(model: PreTrainedModel, part: str, columns: list[list[int]]) -> PreTrainedModel:
+    """A copy that does not hear `columns[layer]` of what the part `part` of the layout reads."""
+    silenced = copy.deepcopy(model)
+    path = getattr(layout_of(model), part)
+    with torch.no_grad():
+        for layer, each in zip(layers_of(silenced), columns, strict=True):
+            module = layer.get_submodule(path)
+            weight = module.weight if isinstance(module, torch.nn.Linear) else module.weight.T
+            weight[:, each] = 0
+    return silenced
+
+
+def test_neurons_that_are_cut_are_as_if_silent(model: PreTrainedModel, tmp_path: Path) -> None:
+    width = neurons_of(model)
+    cut = [list(range(layer, width, 3))[:10] for layer in range(LAYERS)]
+    kept = [[index for index in range(width) if index not in each] for each in cut]
+    narrow = keep_neurons(model, kept)
+    torch.testing.assert_close(_output(narrow, IDS), _output(_silenced(model, "lowered", cut), IDS))
+    narrow.save_pretrained(tmp_path)
+    assert torch.equal(_output(type(model).from_pretrained(tmp_path), IDS), _output(narrow, IDS))
+    assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", WITH_HEADS)
+def test_heads_that_are_cut_are_as_if_silent(family: str, tmp_path: Path) -> None:
+    model = _model(family)
+    kept = [[1], [0, 1], [0], [1]]
+    size = model.config.hidden_size // HEADS
+    cut = [[c for h in range(HEADS) if h not in each for c in range(h * size, (h + 1) * size)] for each in kept]
+    narrow = keep_heads(model, kept)
+    torch.testing.assert_close(_output(narrow, IDS), _output(_silenced(model, "attended", cut), IDS))
+    auto = AutoModel if type(narrow) in ENCODERS else AutoModelForSequenceClassification
+    narrow.save_pretrained(tmp_path)
+    register_networks()
+    reloaded = auto.from_pretrained(tmp_path)
+    assert type(reloaded) is type(narrow)
+    assert torch.equal(_output(reloaded, IDS), _output(narrow, IDS))
+    # And cut again, in every way that there is.
+    fewer = keep_layers(
+        keep_heads(keep_neurons(trim_vocabulary(narrow, KEPT), [[0, 1]] * 4), [[0], [1], [0], [0]]), [1, 0]
+    )
+    assert fewer.config.layer_heads == [1, 1]
+    kept_ids = torch.tensor([[KEPT.index(token) for token in IDS[0].tolist()]])
+    assert _output(fewer, kept_ids).shape == _output(model, IDS).shape
+
+
+def test_a_family_whose_configuration_needs_all_heads_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"GPT2LMHeadModel cannot have fewer heads.*Bert, .*DistilBert can"):
+        keep_heads(_model("gpt2"), [[0]] * LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ([[0]] * 3, "heads: 3 lists for 4 layers"),
+        ([[0], [0], [], [0]], r"heads \[\] of layer 2: give different ones of 0 … 1"),
+        ([[0], [2], [0], [0]], r"heads \[2\] of layer 1"),
+    ],
+)
+def test_heads_that_are_not_there_are_refused(kept: list[list[int]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        keep_heads(_model("bert"), kept)
+
+
+def test_layers_of_different_width_are_refused() -> None:
+    with pytest.raises(ValueError, match="each layer must keep as many"):
+        keep_neurons(_model("bert"), [[0], [0], [0, 1], [0]])
 
 
 def test_special_ids_follow_their_tokens() -> None:
