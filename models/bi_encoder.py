@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from models.registry import register_networks
+from models import encoder
 
 MODULES_FILE = "modules.json"
 # Modules must come in this order; a dense layer may be repeated, the last two may be missing. Normalize is left out of
@@ -134,19 +134,11 @@ class BiEncoder(nn.Module):
 def load(folder: Path) -> BiEncoder:
     """The bi-encoder in `folder`, in fp32 and evaluation mode. Raises ValueError: not one, or weights are missing."""
     head = read_head(folder)
-    register_networks()
-    try:
-        encoder, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder} cannot be loaded as an encoder: {error}") from None
-    # BERT's own pooler is not used here and is often not saved.
-    lost = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    if lost:
-        raise ValueError(f"{folder} lacks {len(lost)} weights of its {encoder.config.model_type} encoder: {lost[0]}, …")
+    network = encoder.load(folder)
     layers = nn.Sequential()
     for layer in head.layers:
         layers.append(_linear(layer, folder / layer.folder)).append(ACTIVATIONS[layer.activation]())
-    return BiEncoder(encoder, head.poolings, layers).eval()
+    return BiEncoder(network, head.poolings, layers).eval()
 
 
 def read_head(folder: Path) -> Head:

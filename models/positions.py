@@ -10,5 +10,6 @@ COUNTED_FROM_PADDING = {"roberta", "xlm-roberta", "camembert", "narrow-roberta",
 
 def usable_positions(config: PretrainedConfig) -> int:
     """The longest sequence, special tokens included."""
+    config = getattr(config, "encoder", config)  # of a network that has one inside
     longest = int(config.max_position_embeddings)
     return longest - 2 if config.model_type in COUNTED_FROM_PADDING else longest

@@ -1,4 +1,4 @@
-"""Which architectures there are. One is a line here and a builder; nothing heavy is imported until it is built."""
+"""Which architectures there are. One is a line here and a file; nothing heavy is imported until it is built."""
 
 from __future__ import annotations
 
@@ -8,15 +8,25 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-# kind -> architecture -> "module:function"
-# matching:   build(base: Path, *, labels: Sequence[str], dropout: float) -> PreTrainedModel
+# kind -> architecture -> "module:function or class"
+# matching:   build(base: Path, *, labels: Sequence[str], dropout: float) -> PreTrainedModel; of a pair-classifier, what
+#             its own build says
 # embedding:  load(folder: Path) -> models.bi_encoder.BiEncoder; published, not trained here
 # generation: build(shape: models.causal_lm.Shape) -> PreTrainedModel
+# encoder:    a models.sequence_encoder.SequenceEncoder, from nothing; for kinds matching and embedding
+# pair head:  a layer of models.sequence_encoder, over the hidden states of a pair-classifier's encoder
 ARCHITECTURES = {
-    "matching": {"cross-encoder": "models.cross_encoder:build"},
+    "matching": {"cross-encoder": "models.cross_encoder:build", "pair-classifier": "models.pair_classifier:build"},
     "embedding": {"bi-encoder": "models.bi_encoder:load"},
     "generation": {"gpt2": "models.causal_lm:build_gpt2", "llama": "models.causal_lm:build_llama"},
+    "encoder": {"bilstm": "models.bilstm:BiLSTMModel", "textcnn": "models.textcnn:TextCNNModel"},
+    "pair head": {
+        "bilstm": "models.bilstm:BiLSTM",
+        "cnn": "models.textcnn:TextCNN",
+        "interaction": "models.pair_classifier:NoLayer",
+    },
 }
+PAIR_CLASSIFIER = "models.pair_classifier:PairClassifierForSequenceClassification"
 
 
 class UnknownArchitecture(ValueError):
@@ -38,10 +48,14 @@ def check(kind: str, architecture: str) -> str:
 
 
 def builder(kind: str, architecture: str) -> Callable[..., Any]:
-    """The function that builds it, imported now. Raises UnknownArchitecture."""
-    module, _, function = ARCHITECTURES[kind][check(kind, architecture)].partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    """The function or class that builds it, imported now. Raises UnknownArchitecture."""
+    found: Callable[..., Any] = _found(ARCHITECTURES[kind][check(kind, architecture)])
     return found
+
+
+def _found(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 @functools.cache
@@ -50,8 +64,10 @@ def register_networks() -> None:
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     narrow = importlib.import_module("models.narrow")
-    networks: list[tuple[Any, Any]] = [(AutoModel, encoder) for encoder in narrow.ENCODERS]
-    networks += [(AutoModelForSequenceClassification, classifier) for classifier in narrow.CLASSIFIERS]
+    networks: list[tuple[Any, Any]] = [(AutoModel, _found(place)) for place in ARCHITECTURES["encoder"].values()]
+    networks += [(AutoModel, encoder) for encoder in narrow.ENCODERS]
+    classifiers = [_found(PAIR_CLASSIFIER), *narrow.CLASSIFIERS]
+    networks += [(AutoModelForSequenceClassification, classifier) for classifier in classifiers]
     for auto, network in networks:
         AutoConfig.register(network.config_class.model_type, network.config_class, exist_ok=True)
         auto.register(network.config_class, network, exist_ok=True)

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from models import causal_lm
 from models.registry import builder
 from runtime.errors import InvalidInput
-from training.recipe import CausalLM
+from training.model_section import CausalLM
 from training.task import Batch, Row, Task
+from training.vocabulary import train_bpe
 
-END = "<|end|>"
 IGNORED = -100  # the label that no loss is computed for
 
 
@@ -76,26 +75,6 @@ def prepare_generation(model: CausalLM, base: Path | None, texts: tuple[Sequence
         collate=collate,
         best="loss",
         higher_is_better=False,
-    )
-
-
-def train_bpe(texts: Sequence[str], vocab_size: int, max_tokens: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of `vocab_size` tokens, END included: any text can be written with it.
-
-    Fewer tokens where the texts have fewer pairs to merge. Sennrich et al., arXiv:1508.07909; bytes as in GPT-2.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, model_max_length=max_tokens
     )
 
 

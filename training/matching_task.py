@@ -1,4 +1,4 @@
-"""Prepares the fine-tuning of a cross-encoder: pairs -> token ids -> padded batches, judged by average precision.
+"""Prepares the training of a model of pairs: pairs -> token ids -> padded batches, judged by average precision.
 
 Why average precision picks the checkpoint: it looks at the order of all scores and at no threshold. F1 at the best
 threshold jumps with single rows of a small validation set, and the loss goes on rising on overconfident mistakes while
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, EvalPrediction, PreTrainedTokenizerBase
+from transformers import EvalPrediction
 
 from models.cross_encoder import freeze_embeddings
 from models.positions import usable_positions
@@ -21,33 +21,48 @@ from runtime.contract import Pair
 from runtime.errors import InvalidInput
 from runtime.text import TextEncoder, load_tokenizer
 from training.data.pairs import LabelledPair
+from training.encoders import prepare_encoder, prepare_tokenizer
 from training.metrics import average_precision
-from training.recipe import CrossEncoder, PairData, Train
+from training.model_section import PairModel
+from training.recipe import PairData, Train
 from training.task import Batch, Row, Task
+from training.vocabulary import pair_frame
 
 
 def prepare_matching(
-    model: CrossEncoder,
+    model: PairModel,
     data: PairData,
     train: Train,
-    base: Path,
+    base: Path | None,
     rows: tuple[Sequence[LabelledPair], Sequence[LabelledPair]],
     work: Path,
 ) -> Task:
-    """A Task from the recipe's sections, the base's folder and the rows of train and valid.
+    """A Task from the recipe's sections, the base's folder (None: a new encoder) and the rows of train and valid.
 
     `work` is a folder for the tokenizer's file. Raises InvalidInput: the base has no fast tokenizer or fewer positions
     than max_tokens; ValueError: it is no encoder.
     """
-    network = builder(model.kind, model.architecture)(base, labels=data.labels, dropout=model.dropout)
+    tokenizer = prepare_tokenizer(model, base, [text for row in rows[0] for text in (row.text_a, row.text_b)], work)
+    serving_tokenizer = load_tokenizer(work / "tokenizer.json")
+    if model.architecture == "pair-classifier":
+        network = builder(model.kind, model.architecture)(
+            prepare_encoder(model, base, tokenizer),
+            head=model.head,
+            head_hidden=model.head_hidden,
+            frame=pair_frame(serving_tokenizer),
+            labels=data.labels,
+            dropout=model.dropout,
+            frozen=model.frozen,
+        )
+    else:
+        network = builder(model.kind, model.architecture)(base, labels=data.labels, dropout=model.dropout)
     longest = usable_positions(network.config)
     if model.max_tokens > longest:
         raise InvalidInput(f"model.max_tokens {model.max_tokens}: the base has {longest} positions; lower it.")
     if train.freeze_embeddings:
         freeze_embeddings(network)
-    tokenizer = _tokenizer(base, work, model.max_tokens)
     # The very code that tokenises when the model is served.
-    encoder = TextEncoder(load_tokenizer(work / "tokenizer.json"), model.max_tokens)
+    encoder = TextEncoder(serving_tokenizer, model.max_tokens)
     segments = getattr(network.config, "type_vocab_size", 0) > 1
     pad = network.config.pad_token_id or 0
     positive = data.labels.index(data.positive)
@@ -91,16 +106,3 @@ def prepare_matching(
         higher_is_better=True,
         judge=judge,
     )
-
-
-def _tokenizer(base: Path, work: Path, max_tokens: int) -> PreTrainedTokenizerBase:
-    """The base's tokenizer, also saved to `work` as `tokenizer.json`."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base)
-    except (OSError, ValueError, ImportError) as error:
-        raise InvalidInput(f"The tokenizer of {base} cannot be loaded: {error}") from None
-    tokenizer.model_max_length = max_tokens
-    tokenizer.save_pretrained(work)
-    if not (work / "tokenizer.json").is_file():
-        raise InvalidInput(f"{base} has no fast tokenizer (tokenizer.json), which serving needs.")
-    return tokenizer

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from models import registry
 from training.compression.settings import Compress
+from training.model_section import CausalLM, PairModel
 from training.section import Section
 
 TRAINED = ("matching", "generation")  # bi-encoders are published as they come
@@ -80,51 +80,6 @@ class TextData(Section):
     test_share: float = Field(default=0.05, gt=0, lt=0.5)
 
 
-class CrossEncoder(Section):
-    """Both texts in one sequence through an encoder (BERT, RoBERTa, MiniLM, …) and a linear head."""
-
-    kind: Literal["matching"] = "matching"
-    architecture: str = "cross-encoder"  # one of models/registry.py
-    base: str = "packaged:minilm"  # packaged:minilm | a local folder | a hub id
-    revision: str | None = None  # pins a hub id: a commit hash or tag
-    max_tokens: int = Field(default=128, gt=3)
-    dropout: float = Field(default=0.1, ge=0, lt=1)  # before the prediction layer
-
-    @field_validator("architecture")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return registry.check("matching", value)
-
-
-class CausalLM(Section):
-    """A GPT-style decoder trained from its own configuration, with a byte-level BPE tokenizer made from the data."""
-
-    kind: Literal["generation"] = "generation"
-    architecture: str = "gpt2"  # one of models/registry.py
-    base: str | None = None  # continue from a local folder or hub id, with its tokenizer, instead of from scratch
-    revision: str | None = None  # pins a hub id
-    vocab_size: int = Field(default=1024, ge=257)
-    max_tokens: int = Field(default=256, gt=1)
-    layers: int = Field(default=4, gt=0)
-    hidden: int = Field(default=128, gt=0)
-    heads: int = Field(default=4, gt=0)
-    kv_heads: int | None = Field(default=None, gt=0)  # llama: fewer share their cache; None is as many as `heads`
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-
-    @field_validator("architecture")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return registry.check("generation", value)
-
-    @model_validator(mode="after")
-    def _base_brings_its_shape(self) -> CausalLM:
-        shape = {"architecture", "vocab_size", "layers", "hidden", "heads", "kv_heads", "dropout"}
-        given = self.model_fields_set & shape
-        if self.base and given:
-            raise ValueError(f"{', '.join(sorted(given))}: these come with the base {self.base!r}; remove them")
-        return self
-
-
 class Train(Section):
     """AdamW with a cosine schedule and warm-up. The defaults are the recipe for a full fine-tune."""
 
@@ -155,7 +110,7 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     seed: int = 7
     runs: Path = Path("runs")
-    model: Annotated[CrossEncoder | CausalLM, Field(discriminator="kind")]
+    model: Annotated[PairModel | CausalLM, Field(discriminator="kind")]
     data: Annotated[PairData | TextData, Field(discriminator="kind")]
     train: Train = Train()
     compress: Compress = Compress()

@@ -31,8 +31,9 @@ from training.evaluate import choose_threshold, evaluate_split, record
 from training.generation_task import prepare_generation, unigram_perplexity
 from training.loop import checkpoint_step, train_loop
 from training.matching_task import prepare_matching
+from training.model_section import CausalLM
 from training.progress import Diverged, ProgressReport, TrainLog, quiet_libraries, read_log
-from training.recipe import CausalLM, PairData, Recipe
+from training.recipe import PairData, Recipe
 from training.run_folder import (
     CHECKPOINT,
     CURVES_FILE,
@@ -170,7 +171,6 @@ def _prepare(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None)
         return prepare_generation(recipe.model, base, (splits.train, splits.valid))
     assert not isinstance(recipe.model, CausalLM)
     assert isinstance(recipe.data, PairData)
-    assert base is not None
     work = recipe.run / TRAINER
     work.mkdir(exist_ok=True)
     rows = (splits.train, splits.valid)

@@ -9,16 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import InvalidInput
-from training.generation_task import (
-    END,
-    IGNORED,
-    blocks,
-    prepare_generation,
-    token_stream,
-    train_bpe,
-    unigram_perplexity,
-)
-from training.recipe import CausalLM
+from training.generation_task import IGNORED, blocks, prepare_generation, token_stream, unigram_perplexity
+from training.model_section import CausalLM
+from training.vocabulary import END, train_bpe
 
 pytestmark = pytest.mark.unit
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 40
