@@ -141,6 +141,20 @@ def load(folder: Path) -> BiEncoder:
     return BiEncoder(network, head.poolings, layers).eval()
 
 
+def build(network: PreTrainedModel, *, pooling: str, dropout: float | None) -> BiEncoder:
+    """A bi-encoder to train: an encoder with one pooling. `dropout`: of all layers in the encoder; None leaves them."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout) and dropout is not None:
+            module.p = dropout
+    return BiEncoder(network, (pooling,), nn.Sequential())
+
+
+def save(model: BiEncoder, folder: Path) -> None:
+    """Write what `build` made, trained, in the files that `load` reads."""
+    model.encoder.save_pretrained(folder)
+    write_head(folder, model.poolings[0], model.config.hidden_size)
+
+
 def read_head(folder: Path) -> Head:
     """What the folder's `modules.json` asks for. Raises ValueError naming what is not supported."""
     modules = _read_json(folder / MODULES_FILE, list)

@@ -11,7 +11,7 @@ from typing import Any
 # kind -> architecture -> "module:function or class"
 # matching:   build(base: Path, *, labels: Sequence[str], dropout: float) -> PreTrainedModel; of a pair-classifier, what
 #             its own build says
-# embedding:  load(folder: Path) -> models.bi_encoder.BiEncoder; published, not trained here
+# embedding:  load(folder: Path) -> models.bi_encoder.BiEncoder; its `build` makes one to train
 # generation: build(shape: models.causal_lm.Shape) -> PreTrainedModel
 # encoder:    a models.sequence_encoder.SequenceEncoder, from nothing; for kinds matching and embedding
 # pair head:  a layer of models.sequence_encoder, over the hidden states of a pair-classifier's encoder

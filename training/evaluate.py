@@ -210,8 +210,8 @@ def _evaluate(directory: Path, splits: PairSplits | TextSplits, split: str) -> d
         quiet_libraries()
     engine = load_engine(directory)
     try:
-        if isinstance(engine, EmbeddingEngine) and isinstance(splits, PairSplits):
-            # A cross-encoder's threshold was chosen when it was trained; a bi-encoder comes without data.
+        # Where an artifact was trained, its threshold was chosen; a bi-encoder that was adopted comes without data.
+        if isinstance(engine, EmbeddingEngine) and isinstance(splits, PairSplits) and not engine.manifest.datasets:
             choose_threshold(directory, engine, splits)
         evaluation = evaluate_split(engine, splits, split)
     finally:

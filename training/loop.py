@@ -42,9 +42,9 @@ class PlannedTrainer(Trainer):
             data_collator=task.collate,
             compute_metrics=task.judge,
         )
-        self._loss = task.loss
+        self._loss, self._rates = task.loss, task.rates
         self.lengths = [task.length(row) for row in task.train]  # tokens
-        self.plan = plan_batches(self.lengths, settings.batch_size, settings.steps, seed)
+        self.plan = plan_batches(self.lengths, settings.batch_size, settings.steps, seed, task.groups)
         self._valid_plan = sorted_batches([task.length(row) for row in task.valid], settings.batch_size)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -57,6 +57,27 @@ class PlannedTrainer(Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss, outputs = self._loss(model, inputs)
         return (loss, {"loss": loss, "logits": outputs}) if return_outputs else loss
+
+    def prediction_step(self, model: torch.nn.Module, inputs: Any, *arguments: Any, **settings: Any) -> Any:
+        """A validation batch's loss, which may be left to the task's judge, predictions and labels."""
+        if self._loss is None:
+            return super().prediction_step(model, inputs, *arguments, **settings)
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            loss, outputs = self._loss(model, inputs)
+        return loss, outputs, inputs["labels"]
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's, with a group of its own for each parameter whose learning rate is another."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        for name, multiple in self._rates.items():
+            parameter = self.model.get_parameter(name)
+            for group in [*optimizer.param_groups]:
+                others = [each for each in group["params"] if each is not parameter]
+                if len(others) < len(group["params"]):
+                    group["params"] = others
+                    optimizer.add_param_group({**group, "params": [parameter], "lr": group["lr"] * multiple})
+        return optimizer
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The planned batches."""

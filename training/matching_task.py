@@ -24,14 +24,14 @@ from training.data.pairs import LabelledPair
 from training.encoders import prepare_encoder, prepare_tokenizer
 from training.metrics import average_precision
 from training.model_section import PairModel
-from training.recipe import PairData, Train
+from training.recipe import MatchingData, Train
 from training.task import Batch, Row, Task
 from training.vocabulary import pair_frame
 
 
 def prepare_matching(
     model: PairModel,
-    data: PairData,
+    data: MatchingData,
     train: Train,
     base: Path | None,
     rows: tuple[Sequence[LabelledPair], Sequence[LabelledPair]],

@@ -91,6 +91,28 @@ class PairModel(EncoderSection):
         return self
 
 
+class BiEncoder(EncoderSection):
+    """A text through an encoder and a pooling: a vector. A pair is scored by the cosine of its two."""
+
+    kind: Literal["embedding"] = "embedding"
+    architecture: str = "bi-encoder"  # one of models/registry.py
+    pooling: Literal["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"] = "mean"
+    dropout: float | None = Field(default=None, ge=0, lt=1)  # everywhere in the encoder; None: as the encoder has it
+    loss: Literal["proxy", "contrastive"] = "proxy"  # a trained vector a group, or the texts of a batch
+    temperature: float = Field(default=0.05, gt=0)  # what the loss divides cosines by
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return registry.check("embedding", value)
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> BiEncoder:
+        if self.frozen:
+            raise ValueError("frozen: without its encoder a bi-encoder has nothing to train")
+        return self
+
+
 class CausalLM(Section):
     """A GPT-style decoder trained from its own configuration, with a byte-level BPE tokenizer made from the data."""
 

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from training.compression.settings import Compress
-from training.model_section import CausalLM, PairModel
+from training.model_section import BiEncoder, CausalLM, PairModel
 from training.section import Section
 
-TRAINED = ("matching", "generation")  # bi-encoders are published as they come
+KINDS = ("matching", "embedding", "generation")
 
 
 def _label(value: Any) -> Any:
@@ -38,10 +38,16 @@ class Columns(Section):
     label: str = "label"
 
 
+class GroupColumns(Columns):
+    """And those of the groups' file."""
+
+    text: str = "text"
+    group: str = "group"
+
+
 class PairData(Section):
     """Labelled pairs: a file, a folder or an `s3://` prefix for each split (CSV, TSV, JSONL, Parquet, Ditto's .txt)."""
 
-    kind: Literal["matching"] = "matching"  # follows model.kind
     train: str
     valid: str
     test: str
@@ -63,6 +69,20 @@ class PairData(Section):
         if self.positive not in self.labels:
             raise ValueError(f"positive {self.positive!r} is none of the labels {', '.join(self.labels)}")
         return self
+
+
+class MatchingData(PairData):
+    """Labelled pairs that a cross-encoder learns as they are."""
+
+    kind: Literal["matching"] = "matching"  # follows model.kind
+
+
+class EmbeddingData(PairData):
+    """Labelled pairs that judge a bi-encoder, and the groups of texts that it learns from."""
+
+    kind: Literal["embedding"] = "embedding"  # follows model.kind
+    columns: GroupColumns = GroupColumns()
+    groups: str | None = None  # file, folder or s3:// prefix of texts with a group; None: what train's positives join
 
 
 class TextData(Section):
@@ -110,8 +130,8 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     seed: int = 7
     runs: Path = Path("runs")
-    model: Annotated[PairModel | CausalLM, Field(discriminator="kind")]
-    data: Annotated[PairData | TextData, Field(discriminator="kind")]
+    model: Annotated[PairModel | BiEncoder | CausalLM, Field(discriminator="kind")]
+    data: Annotated[MatchingData | EmbeddingData | TextData, Field(discriminator="kind")]
     train: Train = Train()
     compress: Compress = Compress()
 
@@ -121,8 +141,8 @@ class Recipe(Section):
         if not (isinstance(raw, dict) and isinstance(raw.get("model"), dict) and isinstance(raw.get("data"), dict)):
             return raw
         kind = raw["model"].get("kind")
-        if kind not in TRAINED:
-            raise ValueError(f"model.kind is {kind or 'missing'}; write {' or '.join(TRAINED)}")
+        if kind not in KINDS:
+            raise ValueError(f"model.kind is {kind or 'missing'}; write one of {', '.join(KINDS)}")
         return {**raw, "data": {"kind": kind, **raw["data"]}}
 
     @model_validator(mode="after")

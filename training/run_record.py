@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runtime.errors import InvalidInput
 from training.hardware import Hardware
-from training.recipe import Recipe
+from training.recipe import PairData, Recipe
 
 RECORD_FILE = "train.json"
 # Sections of the recipe that decide about the weights. Of `data` only the rows count (their hashes), not the paths.
@@ -67,7 +67,7 @@ def dependencies(recipe: Recipe, datasets: Mapping[str, str], base_sha256: str |
     if base_sha256 is not None:
         del flat["model.base"], flat["model.revision"]
         flat["weights of model.base"] = base_sha256
-    if recipe.data.kind == "matching":
+    if isinstance(recipe.data, PairData):
         flat |= {"data.labels": list(recipe.data.labels), "data.positive": recipe.data.positive}
     return flat | {f"rows of data.{split}": sha256 for split, sha256 in datasets.items()}
 

@@ -15,6 +15,7 @@ from transformers import MODEL_FOR_MASKED_LM_MAPPING, PretrainedConfig
 
 from models import bi_encoder
 from models.positions import usable_positions
+from models.sequence_encoder import SequenceConfig
 from runtime.errors import InvalidInput
 from runtime.text import load_tokenizer
 
@@ -30,7 +31,7 @@ def is_sentence_folder(directory: Path) -> bool:
 def check_encoder(config: PretrainedConfig, directory: Path) -> None:
     """Raises InvalidInput for a network that does not look at both sides of a token, such as a causal one."""
     known = any(kind in MODEL_FOR_MASKED_LM_MAPPING for kind in type(config).__mro__)
-    if not known or config.is_encoder_decoder:
+    if not (known or isinstance(config, SequenceConfig)) or config.is_encoder_decoder:
         raise InvalidInput(f"{directory} holds a {config.model_type} model; a bi-encoder needs an encoder (BERT, …).")
 
 

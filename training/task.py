@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 Row = Mapping[str, Any]
 Batch = dict[str, torch.Tensor]
@@ -17,7 +18,7 @@ Batch = dict[str, torch.Tensor]
 class Task:
     """A training run, prepared. `best` names the validation figure that picks the checkpoint."""
 
-    model: PreTrainedModel
+    model: torch.nn.Module  # PreTrainedModel, or what `save` makes one of
     tokenizer: PreTrainedTokenizerBase
     train: Sequence[Row]
     valid: Sequence[Row]
@@ -27,4 +28,8 @@ class Task:
     higher_is_better: bool
     judge: Callable[[EvalPrediction], dict[str, float]] | None = None  # None: the loss is all there is
     # (model, batch) -> the loss (), and what `judge` sees (B, …). None: the model computes its own loss from `labels`.
-    loss: Callable[[torch.nn.Module, Batch], tuple[torch.Tensor, torch.Tensor]] | None = None
+    # The loss of a validation batch may be None: then `judge` gives "loss", of all rows together.
+    loss: Callable[[torch.nn.Module, Batch], tuple[torch.Tensor | None, torch.Tensor]] | None = None
+    groups: Sequence[int] | None = None  # of each train row: a batch then holds rows of a group in twos
+    rates: Mapping[str, float] = field(default_factory=dict)  # parameter -> multiple of the learning rate
+    save: Callable[[Path], None] | None = None  # write the model to a folder; None: its save_pretrained

@@ -25,15 +25,16 @@ from training.bases import resolve_base, weights_sha256
 from training.checkpoint import seal_checkpoint
 from training.curves import draw_curves
 from training.data.errors import DataError
-from training.data.splits import PairSplits, load_splits
+from training.data.splits import GroupedSplits, PairSplits, load_splits
 from training.data.texts import TextSplits
+from training.embedding_task import prepare_embedding
 from training.evaluate import choose_threshold, evaluate_split, record
 from training.generation_task import prepare_generation, unigram_perplexity
 from training.loop import checkpoint_step, train_loop
 from training.matching_task import prepare_matching
-from training.model_section import CausalLM
+from training.model_section import BiEncoder, CausalLM, PairModel
 from training.progress import Diverged, ProgressReport, TrainLog, quiet_libraries, read_log
-from training.recipe import PairData, Recipe
+from training.recipe import EmbeddingData, MatchingData, Recipe
 from training.run_folder import (
     CHECKPOINT,
     CURVES_FILE,
@@ -100,8 +101,7 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Outcome:
 def depends(recipe: Recipe, splits: PairSplits | TextSplits) -> tuple[dict[str, Any], Path | None]:
     """What the weights depend on, and the folder of the base (None: from scratch). Raises SluiceError for the base."""
     base = resolve_base(recipe.model.base, recipe.model.revision) if recipe.model.base else None
-    datasets = {split: splits.sha256(split) for split in ("train", "valid", "test")}
-    return dependencies(recipe, datasets, weights_sha256(base) if base else None), base
+    return dependencies(recipe, splits.report.digests, weights_sha256(base) if base else None), base
 
 
 def _train(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None, begun: TrainRecord) -> Outcome:
@@ -169,10 +169,15 @@ def _prepare(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None)
     if isinstance(splits, TextSplits):
         assert isinstance(recipe.model, CausalLM)  # the recipe's own check
         return prepare_generation(recipe.model, base, (splits.train, splits.valid))
-    assert not isinstance(recipe.model, CausalLM)
-    assert isinstance(recipe.data, PairData)
     work = recipe.run / TRAINER
     work.mkdir(exist_ok=True)
+    if isinstance(splits, GroupedSplits):
+        assert isinstance(recipe.model, BiEncoder)
+        assert isinstance(recipe.data, EmbeddingData)
+        texts = (splits.groups, splits.valid)
+        return prepare_embedding(recipe.model, recipe.data, recipe.train, base, texts, work)
+    assert isinstance(recipe.model, PairModel)
+    assert isinstance(recipe.data, MatchingData)
     rows = (splits.train, splits.valid)
     return prepare_matching(recipe.model, recipe.data, recipe.train, base, rows, work)
 
@@ -205,16 +210,17 @@ def _save(recipe: Recipe, splits: PairSplits | TextSplits, task: Task, meter: Me
 
 
 def _seal(recipe: Recipe, splits: PairSplits | TextSplits, task: Task, directory: Path) -> Manifest:
-    task.model.save_pretrained(directory)
+    directory.mkdir()
+    (task.save or task.model.save_pretrained)(directory)
     task.tokenizer.save_pretrained(directory)
     for path in directory.iterdir():
         path.chmod(0o644)  # the weights are written readable by their owner only, which no other user could serve
     fields = {
         "max_tokens": recipe.model.max_tokens,
-        "datasets": {split: splits.sha256(split) for split in ("train", "valid", "test")},
+        "datasets": splits.report.digests,
         "seed": recipe.seed,
     }
-    if isinstance(splits, PairSplits):
+    if isinstance(splits, PairSplits) and recipe.model.kind == "matching":
         fields["positive"] = splits.positive
     return seal_checkpoint(directory, **fields)
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from records.rows import BadRow, read_rows
+from records.rows import BadRow, Format, read_rows
+from training.data.errors import DataError
 from training.data.serialisation import as_record, serialise
 from training.recipe import PairData
+
+Parsed = TypeVar("Parsed")
+LISTED = 10  # bad rows that are named
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,9 @@ class Reject:
         return f"{self.where}: {self.reason}{f' ({self.detail})' if self.detail else ''}"
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
+    """A row that is rejected, for `reason`."""
+
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
         self.reason, self.detail = reason, detail
@@ -44,38 +51,90 @@ class _Unusable(Exception):
 
 def read_pairs(url: str, settings: PairData) -> tuple[list[LabelledPair], list[Reject]]:
     """Every row below `url` as a pair or a reject. Raises what records raises for a source that cannot be opened."""
-    pairs: list[LabelledPair] = []
-    rejects: list[Reject] = []
     by_ending = "ditto" if url.lower().endswith((".txt", ".txt.gz")) else None
-    for row in read_rows(url, encoding=settings.encoding, format=settings.format or by_ending):
+    parse = partial(_pair, settings)
+    return read_as(url, parse, encoding=settings.encoding, format=settings.format or by_ending)
+
+
+def read_as(
+    url: str, parse: Callable[[Mapping[str, Any], str], Parsed], *, encoding: str, format: Format | None = None
+) -> tuple[list[Parsed], list[Reject]]:
+    """Every row below `url` as `parse` makes it of its values and place, or as a reject where that raises Unusable."""
+    found: list[Parsed] = []
+    rejects: list[Reject] = []
+    for row in read_rows(url, encoding=encoding, format=format):
         where = f"{row.file}:{row.line}"
         if isinstance(row, BadRow):
             rejects.append(Reject(where, "unreadable row", row.reason, {"raw": row.raw}))
             continue
         try:
-            pairs.append(_pair(row.values, settings, where))
-        except _Unusable as problem:
+            found.append(parse(row.values, where))
+        except Unusable as problem:
             rejects.append(Reject(where, problem.reason, problem.detail, row.values))
-    return pairs, rejects
+    return found, rejects
 
 
-def _pair(values: Mapping[str, Any], settings: PairData, where: str) -> LabelledPair:
+def read_checked(
+    key: str, source: str, data: PairData, read: Callable[[], tuple[list[Parsed], list[Reject]]]
+) -> tuple[list[Parsed], list[Reject]]:
+    """What `read` finds in `source`, the recipe's data.`key`: rows and rejects, as many as the recipe allows.
+
+    Raises DataError.
+    """
+    try:
+        rows, rejected = read()
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.{key} {source!r} cannot be read: {error}") from None
+    total = len(rows) + len(rejected)
+    if not total:
+        raise DataError(f"data.{key} {source!r} has no rows.")
+    if rejected and data.bad_rows == "fail":
+        raise DataError(
+            f"data.{key}: {len(rejected)} of {total} rows cannot be used:\n{_listed(rejected)}\n"
+            f"Correct them, or put them aside with data.bad_rows=reject.{_column_hint(key, rows, rejected)}"
+        )
+    if len(rejected) > data.max_reject_share * total:
+        raise DataError(
+            f"data.{key}: {len(rejected)} of {total} rows ({len(rejected) / total:.1%}) cannot be used, and "
+            f"data.max_reject_share is {data.max_reject_share:.1%}:\n{_listed(rejected)}"
+            f"{_column_hint(key, rows, rejected)}"
+        )
+    if not rows:
+        raise DataError(f"data.{key} {source!r}: none of its {total} rows can be used.")
+    return rows, rejected
+
+
+def _listed(rejected: Sequence[Reject]) -> str:
+    rest = f"\n  … and {len(rejected) - LISTED} more" if len(rejected) > LISTED else ""
+    return "\n".join(f"  {reject}" for reject in rejected[:LISTED]) + rest
+
+
+def _column_hint(key: str, rows: Sequence[object], rejected: Sequence[Reject]) -> str:
+    if rows or not rejected[0].reason.startswith("no column"):
+        return ""
+    names = ("text", "group") if key == "groups" else ("text_a", "text_b", "label")
+    return f" If the columns have other names, say so: {' '.join(f'data.columns.{name}=…' for name in names)}"
+
+
+def _pair(settings: PairData, values: Mapping[str, Any], where: str) -> LabelledPair:
     columns = settings.columns
-    text_a, text_b = (_text(values, column, settings) for column in (columns.text_a, columns.text_b))
+    text_a, text_b = (text_of(values, column, settings) for column in (columns.text_a, columns.text_b))
     return LabelledPair(text_a, text_b, _label(values, columns.label, settings.labels), where)
 
 
-def _value(values: Mapping[str, Any], column: str) -> Any:
+def value_of(values: Mapping[str, Any], column: str) -> Any:
+    """A column of the row. Raises Unusable where there is none."""
     if column not in values:
         raise _no_column(values, column)
     return values[column]
 
 
-def _no_column(values: Mapping[str, Any], column: str) -> _Unusable:
-    return _Unusable(f"no column {column!r}", f"it has {', '.join(map(repr, values)) or 'none'}")
+def _no_column(values: Mapping[str, Any], column: str) -> Unusable:
+    return Unusable(f"no column {column!r}", f"it has {', '.join(map(repr, values)) or 'none'}")
 
 
-def _text(values: Mapping[str, Any], column: str, settings: PairData) -> str:
+def text_of(values: Mapping[str, Any], column: str, settings: PairData) -> str:
+    """A text of the row, or its record as a text. Raises Unusable."""
     try:
         value = as_record(values, column)
         if isinstance(value, Mapping):
@@ -83,25 +142,25 @@ def _text(values: Mapping[str, Any], column: str, settings: PairData) -> str:
     except KeyError:
         raise _no_column(values, column) from None
     except ValueError as error:
-        raise _Unusable(f"{column} is no record", str(error)) from None
+        raise Unusable(f"{column} is no record", str(error)) from None
     if not isinstance(value, str):
-        raise _Unusable(f"{column} is not text", f"{type(value).__name__} {_short(value)}")
+        raise Unusable(f"{column} is not text", f"{type(value).__name__} {_short(value)}")
     if not value.strip():
-        raise _Unusable(f"{column} is empty")
+        raise Unusable(f"{column} is empty")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _Unusable(f"{column} is not well-formed Unicode", "a lone surrogate") from None
+        raise Unusable(f"{column} is not well-formed Unicode", "a lone surrogate") from None
     return value
 
 
 def _label(values: Mapping[str, Any], column: str, known: Sequence[str]) -> str:
-    value = _value(values, column)
+    value = value_of(values, column)
     if value is None or value == "":
-        raise _Unusable(f"{column} is empty")
+        raise Unusable(f"{column} is empty")
     label = label_text(value)
     if label is None or label not in known:
-        raise _Unusable(f"unknown {column}", f"{_short(value)}, known are {', '.join(known)}")
+        raise Unusable(f"unknown {column}", f"{_short(value)}, known are {', '.join(known)}")
     return label
 
 

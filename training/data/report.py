@@ -55,12 +55,49 @@ class LeakReport(_Part):
     shared_texts: int
 
 
+class GroupReport(_Part):
+    """The grouped texts of a bi-encoder. read = used + rejected + repeated + held_out."""
+
+    source: str
+    read: int
+    used: int
+    rejected: int = 0
+    reject_reasons: dict[str, int] = {}
+    repeated: int = 0  # the same text again: its first row stays
+    conflicting: int = 0  # of these, in another group
+    held_out: int = 0  # texts that stand in valid or test
+    groups: int
+    smallest: int  # texts in the smallest group
+    largest: int
+    sha256: str  # of the used rows
+
+    def lines(self) -> list[str]:
+        """The report for a person."""
+        parts = [
+            (self.rejected, "rejected"),
+            (self.repeated, "repeated"),
+            (self.held_out, "held out (in valid or test)"),
+        ]
+        gone = "".join(f", {count} {what}" for count, what in parts if count)
+        sizes = f"{self.used} of {self.read} texts, {self.groups} groups of {self.smallest} to {self.largest}"
+        found = [f"data groups {sizes}{gone}  sha256 {self.sha256[:12]}  {self.source}"]
+        found += [f"data groups   rejected {count}: {reason}" for reason, count in self.reject_reasons.items()]
+        return found
+
+
 class DataReport(_Part):
     """`data_report.json`."""
 
     splits: dict[str, SplitReport]
+    groups: GroupReport | None = None  # of a bi-encoder
     leakage: tuple[LeakReport, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """sha256 of the used rows of each split, and of the groups where there are any."""
+        digests = {name: split.sha256 for name, split in self.splits.items()}
+        return digests | ({"groups": self.groups.sha256} if self.groups else {})
 
     def lines(self) -> list[str]:
         """The report for a person."""
@@ -76,6 +113,7 @@ class DataReport(_Part):
                 found += _overlap_lines(f"data leakage: pairs of {leak.later} in {leak.earlier}", leak.overlap)
             if leak.shared_texts:
                 found.append(f"data note: {leak.later} and {leak.earlier} share {leak.shared_texts} texts")
+        found += self.groups.lines() if self.groups else []
         return found + [f"data WARNING: {warning}" for warning in self.warnings]
 
 

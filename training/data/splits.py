@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from training.data.errors import DataError
+from training.data.groups import GroupedText, load_groups
 from training.data.overlap import Repeat, duplicates, leaks, shared_texts
-from training.data.pairs import LabelledPair, Reject, read_pairs, sha256_of
-from training.data.report import EXAMPLES, IMBALANCE, DataReport, LeakReport, SplitReport, overlap
+from training.data.pairs import LabelledPair, Reject, read_checked, read_pairs, sha256_of
+from training.data.report import IMBALANCE, DataReport, LeakReport, SplitReport, overlap
 from training.data.texts import TextSplits, load_texts
-from training.recipe import PairData, Recipe, TextData
+from training.recipe import EmbeddingData, PairData, Recipe, TextData
 
 SPLITS = ("train", "valid", "test")
 # earlier, later: where "drop" takes a leaked pair out of the earlier, so that what is measured stays whole.
@@ -38,11 +40,19 @@ class PairSplits:
         return self.report.splits[split].sha256
 
 
+@dataclass(frozen=True, slots=True)
+class GroupedSplits(PairSplits):
+    """Labelled pairs, and the grouped texts that a bi-encoder is trained on; rejects and report are of both."""
+
+    groups: Sequence[GroupedText]
+
+
 def load_splits(recipe: Recipe) -> PairSplits | TextSplits:
     """Read and check what the recipe's data section names. Raises DataError for data unfit to train on."""
     if isinstance(recipe.data, TextData):
         return load_texts(recipe.data)
-    return load_pairs(recipe.data)
+    splits = load_pairs(recipe.data)
+    return with_groups(splits, recipe.data) if isinstance(recipe.data, EmbeddingData) else splits
 
 
 def load_pairs(data: PairData) -> PairSplits:
@@ -56,7 +66,7 @@ def load_pairs(data: PairData) -> PairSplits:
     reports: dict[str, SplitReport] = {}
     for split in SPLITS:
         source = getattr(data, split)
-        rows[split], rejected = _read(split, source, data)
+        rows[split], rejected = read_checked(split, source, data, partial(read_pairs, source, data))
         rejects += [(split, reject) for reject in rejected]
         reports[split] = SplitReport(
             source=source,
@@ -95,38 +105,23 @@ def load_pairs(data: PairData) -> PairSplits:
     return PairSplits(rows["train"], rows["valid"], rows["test"], data.positive, rejects, report)
 
 
-def _read(split: str, source: str, data: PairData) -> tuple[list[LabelledPair], list[Reject]]:
-    try:
-        pairs, rejected = read_pairs(source, data)
-    except (OSError, ValueError) as error:
-        raise DataError(f"data.{split} {source!r} cannot be read: {error}") from None
-    total = len(pairs) + len(rejected)
-    if not total:
-        raise DataError(f"data.{split} {source!r} has no rows.")
-    if rejected and data.bad_rows == "fail":
-        raise DataError(
-            f"data.{split}: {len(rejected)} of {total} rows cannot be used:\n{_listed(rejected)}\n"
-            f"Correct them, or put them aside with data.bad_rows=reject.{_column_hint(pairs, rejected)}"
-        )
-    if len(rejected) > data.max_reject_share * total:
-        raise DataError(
-            f"data.{split}: {len(rejected)} of {total} rows ({len(rejected) / total:.1%}) cannot be used, and "
-            f"data.max_reject_share is {data.max_reject_share:.1%}:\n{_listed(rejected)}{_column_hint(pairs, rejected)}"
-        )
-    if not pairs:
-        raise DataError(f"data.{split} {source!r}: none of its {total} rows can be used.")
-    return pairs, rejected
-
-
-def _listed(rejected: Sequence[Reject]) -> str:
-    rest = f"\n  … and {len(rejected) - 2 * EXAMPLES} more" if len(rejected) > 2 * EXAMPLES else ""
-    return "\n".join(f"  {reject}" for reject in rejected[: 2 * EXAMPLES]) + rest
-
-
-def _column_hint(pairs: Sequence[LabelledPair], rejected: Sequence[Reject]) -> str:
-    if pairs or not rejected[0].reason.startswith("no column"):
-        return ""
-    return " If the columns have other names, say so: data.columns.text_a=… data.columns.text_b=… data.columns.label=…"
+def with_groups(splits: PairSplits, data: EmbeddingData) -> GroupedSplits:
+    """Add the grouped texts that the recipe's data section names, without those of valid and test. Raises DataError."""
+    matches = [row for row in splits.train if row.label == splits.positive]
+    held_out = {text for row in (*splits.valid, *splits.test) for text in (row.text_a, row.text_b)}
+    groups, rejects, report = load_groups(data, matches, held_out)
+    warnings = splits.report.warnings
+    if report.conflicting:
+        warnings += (f"groups: {report.conflicting} rows have the text of an earlier row and another group",)
+    return GroupedSplits(
+        splits.train,
+        splits.valid,
+        splits.test,
+        splits.positive,
+        [*splits.rejects, *(("groups", reject) for reject in rejects)],
+        splits.report.model_copy(update={"groups": report, "warnings": warnings}),
+        groups,
+    )
 
 
 def _judge(what: str, rule: str, found: Sequence[Repeat]) -> None:

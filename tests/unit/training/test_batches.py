@@ -50,3 +50,16 @@ def test_rows_of_a_batch_are_alike_in_length() -> None:
     order = np.random.default_rng(2).permutation(2000)
     shuffled = padding([order[at : at + 16].tolist() for at in range(0, 2000, 16)])
     assert grouped < 0.08 < 0.5 < shuffled
+
+
+@given(groups=st.lists(st.integers(0, 12), min_size=2, max_size=200), half=st.integers(1, 20), seed=st.integers(0, 3))
+def test_rows_of_a_group_come_in_twos_and_each_row_once(groups: list[int], half: int, seed: int) -> None:
+    lengths = [1 + index % 30 for index in range(len(groups))]
+    twos = sum(-(-groups.count(group) // 2) for group in set(groups))
+    epoch = plan_batches(lengths, 2 * half, -(-twos // half), seed, groups)
+    assert sorted(index for batch in epoch for index in batch) == list(range(len(groups)))
+    assert max(map(len, epoch)) <= 2 * half
+    for group in set(groups):
+        # Only the one that is left over where a group is odd may be without another beside it.
+        alone = [batch for batch in epoch if sum(groups[index] == group for index in batch) == 1]
+        assert len(alone) <= groups.count(group) % 2

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from records.document import DocumentError, check_document, read_document
 from training.compression.settings import Compress
-from training.model_section import CausalLM, NewEncoder, PairModel
-from training.recipe import Columns, PairData, Recipe, TextData, Train
+from training.model_section import BiEncoder, CausalLM, NewEncoder, PairModel
+from training.recipe import EmbeddingData, GroupColumns, MatchingData, PairData, Recipe, TextData, Train
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[3]
@@ -52,8 +52,11 @@ def test_the_defaults_are_the_full_recipe() -> None:
         ({"model": PAIR | {"encoder": {}, "frozen": True}}, "a new encoder must be trained"),
         ({"model": {"kind": "matching", "encoder": {}}}, "take architecture pair-classifier"),
         ({"data": {"train": "a"}}, "r: data.valid: Field required"),
-        ({"model": {"kind": "matchin"}}, "^r: document: model.kind is matchin; write matching or generation$"),
-        ({"model": {}}, "^r: document: model.kind is missing; write matching or generation$"),
+        (
+            {"model": {"kind": "matchin"}},
+            "model.kind is matchin; write one of matching, embedding, generation$",
+        ),
+        ({"model": {}}, "^r: document: model.kind is missing; write one of matching, embedding, generation$"),
         ({"data": MATCHING["data"] | {"labels": [False, True]}}, "quote the label"),
         ({"data": MATCHING["data"] | {"labels": [0, 0]}}, "each must differ"),
         ({"data": MATCHING["data"] | {"labels": ["no", "yes"]}}, "positive '1' is none of the labels no, yes"),
@@ -106,9 +109,11 @@ REFERENCE: list[tuple[str, type[BaseModel]]] = [
     ("Top level", Recipe),
     ("`model` for matching", PairModel),
     ("`model.encoder`", NewEncoder),
+    ("`model` for embedding", BiEncoder),
     ("`model` for generation", CausalLM),
-    ("`data` for matching", PairData),
-    ("`data.columns`", Columns),
+    ("`data` for matching", MatchingData),
+    ("`data` for embedding", EmbeddingData),
+    ("`data.columns`", GroupColumns),
     ("`data` for generation", TextData),
     ("`train`", Train),
     ("`compress`", Compress),
