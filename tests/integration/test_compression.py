@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +30,7 @@ def recipe(tmp_path: Path) -> str:
     torch.nn.init.normal_(model.classifier.weight, std=1.0)
     model.save_pretrained(tmp_path / "hub")
     PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(pairs=True)).save_pretrained(tmp_path / "hub")
-    adopt_folder(tmp_path / "hub", tmp_path / "runs" / "tiny" / "checkpoint", max_tokens=48)
+    adopt_folder(tmp_path / "hub", tmp_path / "runs" / "tiny" / "checkpoint", max_tokens=48, threshold=0.1)
     files = {split: write_jsonl(tmp_path / f"{split}.jsonl", pair_rows(40, seed)) for seed, split in enumerate(SPLITS)}
     path = tmp_path / "recipe.yaml"
     path.write_text(
@@ -83,3 +85,55 @@ def test_a_refused_step_says_so_and_leaves_nothing(
     assert not (tmp_path / "runs/tiny/int8").exists()
     assert compress([recipe, "compress.steps=[{step: int8}]"]) == 2
     assert "put an export between them" in capsys.readouterr().err
+
+
+CANDIDATES = (
+    "compress.candidates={fp32: [{step: export}], int8: [{step: export}, {step: int8}],"
+    " strict: [{step: export}, {step: int8, tolerance: 1.0e-9}]}"
+)
+
+
+def test_a_search_makes_a_front_of_loadable_artifacts(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs" / "tiny"
+    goal = ["--goal", "f1 >= 0.5 teacher, smallest size"]
+    assert compress([recipe, CANDIDATES, *goal, "--test"]) == 0
+    front = json.loads((run / "front.json").read_text())
+    points = {point["name"]: point for point in front["points"]}
+    assert points["strict"]["status"] == "failed"
+    assert "the recipe allows" in points["strict"]["why"]
+    assert points["int8"]["chosen"]
+    assert points["int8"]["size_bytes"] < points["fp32"]["size_bytes"] < 2 * front["teacher"]["size_bytes"]
+    for name in ("fp32", "int8"):
+        point = points[name]
+        assert point["latency_ms"]["low"] <= point["latency_ms"]["p50"] <= point["latency_ms"]["high"]
+        assert verify(tmp_path / "runs" / point["artifact"]).digest == point["digest"]
+    assert front["command"].endswith("--test")
+    assert front["test"]["int8"]["f1_of_teacher"]["low"] <= 1.5
+    # Test was touched for the front alone.
+    tested = {name for name, point in points.items() if point["status"] == "made" and _tested(tmp_path, point)}
+    assert tested == {name for name, point in points.items() if point["on_front"]} == set(front["test"]) - {"teacher"}
+    page = (run / "front.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 1
+    assert "strict" in page
+
+    capsys.readouterr()
+    assert compress([recipe, CANDIDATES, "--goal", "f1 >= 2 teacher, smallest p50"]) == 1  # nothing can
+    assert capsys.readouterr().out.count("export: there already") == 3
+
+
+def _tested(root: Path, point: dict[str, Any]) -> bool:
+    manifest = read_manifest(root / "runs" / point["artifact"])
+    return any(evaluation.split == "test" for evaluation in manifest.evaluations)
+
+
+def test_a_search_needs_data_and_an_intelligible_goal(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compress([str(tmp_path / "hub"), "--search"]) == 1
+    assert "needs data" in capsys.readouterr().err
+    assert compress([recipe, "--goal", "the best"]) == 1
+    assert "smallest p50" in capsys.readouterr().err
+    assert compress([recipe, "--search", "--seeds", "1"]) == 1
+    assert "tiny-1 has no checkpoint" in capsys.readouterr().err

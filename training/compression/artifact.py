@@ -26,9 +26,10 @@ class ParityError(ValueError):
     """A step changed the model's outputs by more than its tolerance."""
 
 
-def make_artifact(step: Step, source: Path, target: Path, context: Context) -> Manifest:
+def make_artifact(step: Step, source: Path, target: Path, context: Context, *, judged: bool = True) -> Manifest:
     """Apply `step` to the artifact `source`; `target` appears when all is well, and replaces what was there.
 
+    `judged`: with parity, quality and memory; else its size and latency are all that is known of it.
     Raises InvalidInput: a source that the step cannot work on; ParityError.
     """
     parent = read_manifest(source)
@@ -37,14 +38,14 @@ def make_artifact(step: Step, source: Path, target: Path, context: Context) -> M
         done = step.apply(source, directory, context)
         fields = _fields(step, parent, done, source, directory)
         manifest = _seal(directory, fields)
-        before = load_engine(source) if step.compares else None
+        before = load_engine(source) if step.compares and judged else None
         after = load_engine(directory)
         try:
-            record, threshold = _judge(step, done, manifest, before, after, context)
+            record, threshold = _judge(step, done, manifest, before, after, context, judged)
         finally:
             for engine in filter(None, (before, after)):
                 engine.close()
-        if context.splits is not None:
+        if context.splits is not None and judged:
             record = record.model_copy(update={"memory_bytes": memory_bytes(directory, context.probe)})
         if threshold is not None:
             fields["threshold"] = threshold
@@ -107,7 +108,13 @@ def _seal(directory: Path, fields: dict[str, Any]) -> Manifest:
 
 
 def _judge(
-    step: Step, done: dict[str, Any], manifest: Manifest, before: Engine | None, after: Engine, context: Context
+    step: Step,
+    done: dict[str, Any],
+    manifest: Manifest,
+    before: Engine | None,
+    after: Engine,
+    context: Context,
+    judged: bool,
 ) -> tuple[StepRecord, float | None]:
     """The record of the step, without the memory; and the threshold that is best on valid, where there is data.
 
@@ -121,7 +128,7 @@ def _judge(
                 f"{step.step}: {parity.metric} is {parity.value:.4g}, the recipe allows {parity.tolerance:g}. Raise "
                 "the tolerance only if the quality on your data allows it, or keep the parent's precision."
             )
-    quality = quality_on_valid(after, context.splits) if context.splits else None
+    quality = quality_on_valid(after, context.splits) if context.splits and judged else None
     record = StepRecord(
         name=step.step,
         settings=done,

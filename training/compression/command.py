@@ -1,5 +1,7 @@
 """`python -m training compress CONFIG|FOLDER`: a checkpoint -> smaller and faster artifacts, each checked and measured.
 
+With `--goal` or `--search` it tries step lists and writes front.json and front.html (training/compression/search.py).
+
 Without `compress.steps`: fp32 ONNX, then fp16 for GPUs and int8 for CPUs from it. A step is refused when its output is
 further from its parent's than the recipe allows. What it cost and gained (size, latency, memory, quality) goes into the
 manifest of the artifact it made.
@@ -8,6 +10,7 @@ manifest of the artifact it made.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +25,7 @@ from training.checkpoint import adopt_folder
 from training.compression.artifact import describe, make_artifact, making
 from training.compression.export import Export
 from training.compression.fp16 import Fp16
+from training.compression.goal import parse_goal
 from training.compression.int8 import Int8
 from training.compression.pipeline import Pipeline, folder_context, place_result, recipe_context
 from training.compression.probe import Probe, sampled_texts
@@ -91,8 +95,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("what", type=Path, help="recipe (YAML), or a transformers or sentence-transformers folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replace settings of the recipe")
     parser.add_argument("--run", type=Path, help="of a folder: where its artifacts go; default runs/NAME-OF-THE-FOLDER")
+    parser.add_argument("--goal", help='search the steps that reach it: "f1 >= 0.98 teacher, smallest p50"')
+    parser.add_argument("--search", action="store_true", help="make every candidate, whatever a goal leaves out")
+    parser.add_argument("--seeds", type=int, nargs="+", help="search the runs NAME-SEED together")
+    parser.add_argument("--test", action="store_true", help="of a search: evaluate its front on test, at the end")
     options = parser.parse_intermixed_args(arguments)
+    searching = options.goal is not None or options.search
+    if (options.seeds or options.test) and not searching:
+        parser.error("--seeds and --test are for a search: add --goal or --search")
     try:
+        if searching:
+            return _search(options, " ".join(["python -m training compress", *map(shlex.quote, arguments)]))
         made = _compress(options.what, options.overrides, options.run)
     except DocumentError as error:
         print(error, file=sys.stderr)
@@ -115,3 +128,14 @@ def _compress(what: Path, overrides: list[str], run: Path | None) -> dict[str, P
     if run:
         raise InvalidInput(f"--run is for a folder; {what} says where its run lies.")
     return compress_recipe(read_document(what, Recipe, overrides), log)
+
+
+def _search(options: argparse.Namespace, command: str) -> int:
+    """Exit codes: 0 done, 1 no candidate meets the goal."""
+    from training.compression.search_command import search
+
+    if options.what.is_dir() or options.run:
+        raise InvalidInput(f"A search needs data to judge by: give a recipe, not the folder {options.what}.")
+    goal = parse_goal(options.goal) if options.goal else None
+    recipe = read_document(options.what, Recipe, options.overrides)
+    return search(recipe, goal, options.seeds or (), whole=options.search, test=options.test, command=command)

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from training.metrics import best_threshold, matching_metrics
 
 Engine = EncoderEngine | GenerationEngine
 LATENCY_RUNS = 40
+ROUNDS, ROUND_RUNS = 12, 8  # of interleaved measuring
 WARM_UP_S = 0.3
 ROOT = Path(__file__).parents[2]
 COMPARED = {"matching": "score", "embedding": "cosine", "generation": "log p"}
@@ -86,27 +88,42 @@ def _outputs(engine: Engine, probe: Probe) -> np.ndarray:
 def latency_p50_ms(engine: Engine, probe: Probe) -> float:
     """Median milliseconds of the probe's timed pair as a lone caller gets it, on all of the engine's cores; or of one
     generated token after a short prompt."""
-    if isinstance(engine, EncoderEngine):
-        return statistics.median(latencies_ms(engine, probe, LATENCY_RUNS))
-    count = min(LATENCY_RUNS, engine.context // 2)
-    prompt = probe.texts[0][: engine.context // 8]  # a character has at most four tokens
-    stream = engine.generate(prompt, Sampling(max_tokens=count, temperature=1.0, seed=7, ignore_eos=True))
-    ends = [time.perf_counter() for event in stream if isinstance(event, Token)]
-    steps = np.diff(ends) if len(ends) > 1 else np.zeros(1)
-    return float(np.median(steps)) * 1000
+    warm_up(engine, probe)
+    return statistics.median(latencies_ms(engine, probe, LATENCY_RUNS))
 
 
-def latencies_ms(engine: EncoderEngine, probe: Probe, runs: int) -> list[float]:
-    """Milliseconds of each of `runs` calls with the probe's timed pair, after those that warm up."""
-    assert probe.timed is not None  # make_probe gives encoders one
-    pair, times = [probe.timed], []
-    warm = time.perf_counter() + WARM_UP_S  # by then a session on all cores has been made in the background
-    while len(times) < runs:
-        begun = time.perf_counter()
-        engine.score_alone(pair)
-        if begun > warm:
-            times.append((time.perf_counter() - begun) * 1000)
+def interleaved_ms(engines: Mapping[str, Engine], probe: Probe, rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Milliseconds of each engine, taken in turn, so that a machine that is slow for a while is slow for all."""
+    for engine in engines.values():
+        warm_up(engine, probe)
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(rounds):
+        for name, engine in engines.items():
+            times[name] += latencies_ms(engine, probe, ROUND_RUNS)
     return times
+
+
+def warm_up(engine: Engine, probe: Probe) -> None:
+    """Call until what is made at first use, a session on all cores among it, is there."""
+    ends = time.perf_counter() + WARM_UP_S
+    while time.perf_counter() < ends:
+        latencies_ms(engine, probe, 2)
+
+
+def latencies_ms(engine: Engine, probe: Probe, runs: int) -> list[float]:
+    """Milliseconds of each of `runs` calls with the probe's timed pair, or generated tokens."""
+    if isinstance(engine, EncoderEngine):
+        assert probe.timed is not None  # make_probe gives encoders one
+        times = [time.perf_counter()]
+        for _ in range(runs):
+            engine.score_alone([probe.timed])
+            times.append(time.perf_counter())
+    else:
+        count = min(runs + 1, engine.context // 2)
+        prompt = probe.texts[0][: engine.context // 8]  # a character has at most four tokens
+        stream = engine.generate(prompt, Sampling(max_tokens=count, temperature=1.0, seed=7, ignore_eos=True))
+        times = [time.perf_counter() for event in stream if isinstance(event, Token)]
+    return [float(each) * 1000 for each in np.diff(times)] or [0.0]
 
 
 def memory_bytes(directory: Path, probe: Probe) -> int:

@@ -39,13 +39,24 @@ class Pipeline:
             made.append(self._made(step, source, place))
         return made
 
+    def found(self, steps: Sequence[Step]) -> Path | None:
+        """The artifact of the last step where all are there already."""
+        source = self.context.checkpoint
+        for place, step in enumerate(steps, 1):
+            source = self._target(step, source, place)
+            if not is_whole(source):
+                return None
+        return source
+
+    def _target(self, step: Step, source: Path, place: int) -> Path:
+        return self.folder / f"{place}-{step.step}-{self.key(step, source)}"
+
     def _made(self, step: Step, source: Path, place: int) -> Path:
-        key = self.key(step, source)
-        target = self.folder / f"{place}-{step.step}-{key}"
+        target = self._target(step, source, place)
         if is_whole(target):
-            self.context.log(f"{describe(read_manifest(target))} (there already: {target})")
+            self.context.log(f"{step.step}: there already, {target}")
             return target
-        work = self.folder / f".work-{key}"
+        work = self.folder / f".work-{target.name}"
         work.mkdir(parents=True, exist_ok=True)
         self.context.log(describe(make_artifact(step, source, target, replace(self.context, work=work))))
         shutil.rmtree(work)

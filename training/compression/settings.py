@@ -15,6 +15,7 @@ class Compress(Section):
     """Without `steps`: the export and one artifact a precision. With them: those, one after the other."""
 
     steps: tuple[AnyStep, ...] = ()  # from RUN/checkpoint on; see docs/compression.md for what there is
+    candidates: dict[str, tuple[AnyStep, ...]] = Field(default_factory=dict)  # what a search tries, name -> steps
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "int8")
     fp32_tolerance: float = Field(default=1e-3, gt=0)  # largest |difference| of scores, or of log-probabilities
     fp16_tolerance: float = Field(default=0.01, gt=0)  # largest |difference| of scores
@@ -23,5 +24,6 @@ class Compress(Section):
     @model_validator(mode="after")
     def _steps_follow(self) -> Compress:
         """Raises ValueError where a step cannot take what the one before it makes."""
-        check_order(self.steps)
+        for steps in (self.steps, *self.candidates.values()):
+            check_order(steps)
         return self

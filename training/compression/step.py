@@ -53,6 +53,7 @@ class Step(Section, ABC):
     kinds: ClassVar[tuple[Kind, ...]] = ENCODERS
     precision: ClassVar[Precision | None] = None  # what it makes of fp32; None: leaves it as it is
     compares: ClassVar[Comparison | None] = None
+    retrains: ClassVar[bool] = False  # changes weights only: size and speed are its source's
 
     step: str
     tolerance: float | None = None  # how far the outputs may be from the parent's; None: any distance
