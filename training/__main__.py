@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("training.train", "fine-tune or train a model: recipe -> checkpoint"),
     "compress": ("training.compression.command", "export, fuse and quantise: checkpoint -> fp32 and int8 artifacts"),
     "evaluate": ("training.evaluate", "quality of an artifact through the runtime that serves it"),
+    "review": ("training.review.command", "wrong labels, near-duplicates, contradictions -> a sheet -> the next data"),
     "publish": ("training.publish", "an artifact, a recipe's result or a Hugging Face folder -> model store"),
     "models": ("training.models_command", "list, show, verify, promote, roll back published models"),
 }
