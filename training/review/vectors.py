@@ -63,6 +63,7 @@ def encode_texts(texts: Sequence[str], encoder: Path, max_tokens: int) -> F32:
     Raises OSError, ValueError: `encoder` is no folder of an encoder with a tokenizer.
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(encoder)
@@ -73,10 +74,11 @@ def encode_texts(texts: Sequence[str], encoder: Path, max_tokens: int) -> F32:
     starts = range(0, len(order), BATCH_TEXTS)
     for start in tqdm(starts, desc="encode", unit="batch", disable=not sys.stderr.isatty(), leave=False):
         places = order[start : start + BATCH_TEXTS]
-        batch = tokenizer.pad({"input_ids": [ids[place] for place in places]}, return_tensors="pt")
-        mask = batch["attention_mask"]
+        rows = [torch.tensor(ids[place]) for place in places]
+        padded = pad_sequence(rows, batch_first=True)  # with id 0: what is masked is not seen
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         with torch.inference_mode():
-            hidden = model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state  # (B, T, E)
+            hidden = model(input_ids=padded, attention_mask=mask).last_hidden_state  # (B, T, E)
         kept = mask.unsqueeze(-1).to(hidden.dtype)
         mean = (hidden * kept).sum(1) / kept.sum(1).clamp(min=1)
         vectors[places] = torch.nn.functional.normalize(mean, dim=1).numpy()
