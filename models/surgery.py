@@ -8,7 +8,7 @@ exports as any other; the given one stays as it is. Not here: which parts are wo
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -99,13 +99,9 @@ def trim_vocabulary(model: PreTrainedModel, kept_ids: Sequence[int]) -> PreTrain
         raise ValueError(f"kept_ids: {len(kept_ids)} ids, which must all differ and be below {size}.")
     new_id = {old: new for new, old in enumerate(kept_ids)}
     config = copy.deepcopy(model.config)
-    config.vocab_size = len(kept_ids)
-    _remap(config, new_id, size)
-    moved = config.pad_token_id != model.config.pad_token_id
-    if config.model_type in COUNTED_FROM_PADDING and moved:
-        raise ValueError(
-            f"{config.model_type} counts positions from the padding token's id; keep it at {model.config.pad_token_id}."
-        )
+    for each in reversed(_configs(config)):
+        _remap(each, new_id, size)
+    _inner(config).vocab_size = len(kept_ids)
     rows = torch.tensor(kept_ids)
     tables = {tensor.data_ptr() for tensor in _vocabulary_tensors(model)}
     state = {name: value[rows] if value.data_ptr() in tables else value for name, value in model.state_dict().items()}
@@ -159,18 +155,37 @@ def _vocabulary_tensors(model: PreTrainedModel) -> list[Tensor]:
     return tensors
 
 
-def _remap(config: Any, new_id: Mapping[int, int], size: int) -> None:
-    """Give every special id in `config` its new value. Raises ValueError for one that is not kept."""
+def special_ids(model: PreTrainedModel) -> set[int]:
+    """The ids that its configurations name and that are in its vocabulary: padding, end, separator, …"""
+    size = model.get_input_embeddings().weight.shape[0]
+    configs = [*_configs(model.config), *([model.generation_config] if model.can_generate() else [])]
+    return {index for config in configs for _, ids in _named_ids(config) for index in ids if 0 <= index < size}
+
+
+def _configs(config: PretrainedConfig) -> list[PretrainedConfig]:
+    """The configuration, and that of the encoder inside."""
+    inner = _inner(config)
+    return [config] if inner is config else [config, inner]
+
+
+def _named_ids(config: Any) -> Iterator[tuple[str, list[int]]]:
+    """The settings of a configuration that are ids of tokens."""
     for name, value in config.to_dict().items():
-        if not name.endswith("_token_id") or value is None:
-            continue
-        ids = value if isinstance(value, list) else [value]
+        if name.endswith(("_token_id", "_token_ids")) and value is not None:
+            yield name, value if isinstance(value, list) else [value]
+
+
+def _remap(config: Any, new_id: Mapping[int, int], size: int) -> None:
+    """Give every special id in `config` its new value. Raises ValueError for one that is not kept, or must not move."""
+    for name, ids in list(_named_ids(config)):
         # Ids outside the vocabulary are defaults of the library that mean nothing here.
         lost = [token for token in ids if token not in new_id and 0 <= token < size]
         if lost:
             raise ValueError(f"kept_ids lacks {lost[0]}, the model's {name}.")
         moved = [new_id.get(token, token) for token in ids]
-        setattr(config, name, moved if isinstance(value, list) else moved[0])
+        if name == "pad_token_id" and moved != ids and getattr(config, "model_type", "") in COUNTED_FROM_PADDING:
+            raise ValueError(f"{config.model_type} counts positions from the padding token's id; keep it at {ids[0]}.")
+        setattr(config, name, moved if isinstance(getattr(config, name), list) else moved[0])
 
 
 def _rebuilt(

@@ -15,6 +15,12 @@ STEPS = {
     "export": "training.compression.export:Export",
     "fp16": "training.compression.fp16:Fp16",
     "int8": "training.compression.int8:Int8",
+    "layers": "training.compression.prune:Layers",
+    "heads": "training.compression.prune:Heads",
+    "ffn": "training.compression.prune:Ffn",
+    "magnitude": "training.compression.sparsify:Magnitude",
+    "sparse-2-4": "training.compression.sparsify:Sparse24",
+    "vocabulary": "training.compression.vocabulary:Vocabulary",
 }
 
 
