@@ -11,13 +11,13 @@ needed, and what is not known here is refused by name. Not here: tokeniser, prom
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -143,16 +143,41 @@ def load(folder: Path) -> BiEncoder:
 
 def build(network: PreTrainedModel, *, pooling: str, dropout: float | None) -> BiEncoder:
     """A bi-encoder to train: an encoder with one pooling. `dropout`: of all layers in the encoder; None leaves them."""
-    for module in network.modules():
-        if isinstance(module, nn.Dropout) and dropout is not None:
-            module.p = dropout
+    if dropout is not None:
+        set_dropout(network, dropout)
     return BiEncoder(network, (pooling,), nn.Sequential())
 
 
+def set_dropout(network: nn.Module, dropout: float) -> None:
+    """Of all its layers."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+
+
+def with_encoder(model: BiEncoder, network: PreTrainedModel) -> BiEncoder:
+    """`model` on another encoder, and vectors of as many dimensions D: where the width differs, by a dense layer.
+
+    That layer begins by handing the channels through; those that are missing are zero.
+    """
+    layers = model.layers
+    if network.config.hidden_size != model.config.hidden_size:
+        if len(layers) or len(model.poolings) > 1:
+            raise ValueError("a bi-encoder with dense layers or several poolings keeps the width of its encoder.")
+        wide = nn.Linear(network.config.hidden_size, model.config.hidden_size, bias=False)
+        nn.init.eye_(wide.weight)
+        layers = nn.Sequential(wide, nn.Identity())
+    return BiEncoder(network, model.poolings, layers)
+
+
 def save(model: BiEncoder, folder: Path) -> None:
-    """Write what `build` made, trained, in the files that `load` reads."""
+    """Write the files that `load` reads."""
     model.encoder.save_pretrained(folder)
-    write_head(folder, model.poolings[0], model.config.hidden_size)
+    write_head(folder, model.poolings, model.config.hidden_size)
+    dense = [layer for layer in model.layers if isinstance(layer, nn.Linear)]
+    activations = [layer for layer in model.layers if not isinstance(layer, nn.Linear)]
+    for place, (linear, activation) in enumerate(zip(dense, activations, strict=True), 2):
+        _write_dense(folder, f"{place}_Dense", linear, activation)
 
 
 def read_head(folder: Path) -> Head:
@@ -179,17 +204,36 @@ def read_head(folder: Path) -> Head:
     )
 
 
-def write_head(folder: Path, pooling: str, hidden: int) -> None:
-    """Give the folder of a plain encoder of width `hidden` one pooling, in the files that `read_head` reads."""
-    types = {"": "Transformer", "1_Pooling": "Pooling"}
-    modules = [
-        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
-        for index, (path, name) in enumerate(types.items())
-    ]
-    (folder / MODULES_FILE).write_text(json.dumps(modules, indent=1), encoding="utf-8")
-    (folder / "1_Pooling").mkdir()
-    config = {"embedding_dimension": hidden, "pooling_mode": pooling}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+def write_head(folder: Path, poolings: Sequence[str], hidden: int) -> None:
+    """Give the folder of a plain encoder of width `hidden` its poolings, in the files that `read_head` reads."""
+    modules = [_module(0, "", "Transformer"), _module(1, "1_Pooling", "Pooling")]
+    _write_json(folder / MODULES_FILE, modules)
+    mode = poolings[0] if len(poolings) == 1 else list(poolings)
+    _write_json(folder / "1_Pooling" / "config.json", {"embedding_dimension": hidden, "pooling_mode": mode})
+
+
+def _write_dense(folder: Path, path: str, linear: nn.Linear, activation: nn.Module) -> None:
+    """Add a dense layer after the modules that the folder has."""
+    modules = _read_json(folder / MODULES_FILE, list)
+    _write_json(folder / MODULES_FILE, [*modules, _module(len(modules), path, "Dense")])
+    config = {
+        "in_features": linear.in_features,
+        "out_features": linear.out_features,
+        "bias": linear.bias is not None,
+        "activation_function": f"{type(activation).__module__}.{type(activation).__name__}",
+    }
+    _write_json(folder / path / "config.json", config)
+    weights = {f"linear.{name}": value.contiguous() for name, value in linear.state_dict().items()}
+    save_file(weights, folder / path / "model.safetensors")
+
+
+def _module(index: int, path: str, name: str) -> dict[str, Any]:
+    return {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def _read_poolings(folder: Path) -> tuple[str, ...]:

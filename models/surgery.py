@@ -88,6 +88,30 @@ def keep_heads(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> PreTrai
     return _rebuilt(model, config, state)
 
 
+def truncate_width(model: PreTrainedModel, **sizes: int) -> PreTrainedModel:
+    """A model with `sizes` (hidden_size, num_attention_heads, intermediate_size) in place of its own, made of the
+    leading rows and columns of each weight.
+
+    It computes something else and has to be trained; what it keeps of the old one is a start. Raises ValueError: a size
+    that the configuration does not have or that grows, or a width that its heads do not divide.
+    """
+    config = copy.deepcopy(model.config)
+    for name, size in sizes.items():
+        old = getattr(config, name, None)
+        if not isinstance(old, int) or not 1 <= size <= old:
+            raise ValueError(
+                f"{name} {size}: {config.model_type} has {old or 'no such size'}, and can only become narrower."
+            )
+        setattr(config, name, size)
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(f"hidden_size {config.hidden_size} must be a multiple of {config.num_attention_heads} heads.")
+    state = model.state_dict()
+    shapes = {name: value.shape for name, value in type(model)(config).state_dict().items()}
+    if new := sorted(shapes.keys() - state.keys()):
+        raise ValueError(f"{config.model_type} of these sizes needs {new[0]}, which the model does not have.")
+    return _rebuilt(model, config, {name: state[name][tuple(map(slice, shape))] for name, shape in shapes.items()})
+
+
 def trim_vocabulary(model: PreTrainedModel, kept_ids: Sequence[int]) -> PreTrainedModel:
     """A model whose token i is the given one's `kept_ids[i]`: smaller embeddings, and output layer where there is one.
 

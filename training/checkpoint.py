@@ -90,7 +90,7 @@ def adopt_folder(
         for path in source.glob(pattern):
             shutil.copyfile(path, directory / path.name)
     if plain:
-        bi_encoder.write_head(directory, pooling or "mean", config.hidden_size)
+        bi_encoder.write_head(directory, [pooling or "mean"], config.hidden_size)
     elif sentence_folder.is_sentence_folder(source):
         sentence_folder.copy_modules(source, directory)
     return seal_checkpoint(directory, **fields)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction
+from transformers import EvalPrediction, PretrainedConfig
 
 from models import bi_encoder
 from models.bi_encoder import BiEncoder
@@ -46,6 +46,11 @@ class ProxyEncoder(nn.Module):
         super().__init__()
         self.network, self.prototypes = network, nn.Parameter(prototypes)
 
+    @property
+    def config(self) -> PretrainedConfig:
+        """The encoder's."""
+        return self.network.config
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The bi-encoder's vectors (B, D)."""
         vectors: Tensor = self.network(input_ids, attention_mask)
@@ -59,14 +64,17 @@ def prepare_embedding(
     base: Path | None,
     rows: tuple[Sequence[GroupedText], Sequence[LabelledPair]],
     work: Path,
+    network: BiEncoder | None = None,
 ) -> Task:
     """A Task from the recipe's sections, the base's folder (None: a new encoder), grouped texts and the pairs of valid.
 
-    `work` is a folder for the tokenizer's file. Raises InvalidInput: the base has no fast tokenizer or fewer positions
-    than max_tokens; ValueError: it is no encoder.
+    `work` is a folder for the tokenizer's file; `network` is what to train instead of a new one on the base. Raises
+    InvalidInput: the base has no fast tokenizer or fewer positions than max_tokens; ValueError: it is no encoder.
     """
     tokenizer = prepare_tokenizer(model, base, [row.text for row in rows[0]], work)
-    network = bi_encoder.build(prepare_encoder(model, base, tokenizer), pooling=model.pooling, dropout=model.dropout)
+    if network is None:
+        fresh = prepare_encoder(model, base, tokenizer)
+        network = bi_encoder.build(fresh, pooling=model.pooling, dropout=model.dropout)
     longest = usable_positions(network.config)
     if model.max_tokens > longest:
         raise InvalidInput(f"model.max_tokens {model.max_tokens}: the base has {longest} positions; lower it.")

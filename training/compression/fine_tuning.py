@@ -8,6 +8,7 @@ from typing import Any
 
 import transformers
 
+from models import bi_encoder
 from runtime.errors import InvalidInput
 from runtime.manifest import read_manifest
 from training.compression.step import Context
@@ -20,7 +21,6 @@ from training.matching_task import prepare_matching
 from training.model_section import BiEncoder, CausalLM, PairModel
 from training.progress import ProgressReport, TrainLog, quiet_libraries
 from training.recipe import EmbeddingData, MatchingData, Train
-from training.sentence_folder import read_head
 from training.task import Task
 
 TRAINER, TOKENIZER, LOG_FILE = "trainer", "tokenizer", "train_log.jsonl"  # below the step's work folder
@@ -29,7 +29,8 @@ TRAINER, TOKENIZER, LOG_FILE = "trainer", "tokenizer", "train_log.jsonl"  # belo
 def artifact_task(source: Path, context: Context, train: Train, dropout: float | None = None) -> Task:
     """The training of the artifact `source`, of format torch, on the data of the context's recipe; seeded.
 
-    `dropout`: before the prediction layer; None: the recipe's. Raises InvalidInput: no recipe, or one for another kind.
+    `dropout`: in a bi-encoder everywhere, in a pair model before the prediction layer; None: as it is, or the recipe's.
+    Raises InvalidInput: no recipe, or one for another kind.
     """
     quiet_libraries()
     transformers.set_seed(context.seed)
@@ -41,16 +42,20 @@ def artifact_task(source: Path, context: Context, train: Train, dropout: float |
     if isinstance(splits, TextSplits) and isinstance(recipe.model, CausalLM) and manifest.kind == "generation":
         model = recipe.model.model_copy(update={"max_tokens": manifest.max_tokens})
         return prepare_generation(model, source, (splits.train, splits.valid))
-    changed: dict[str, Any] = {"max_tokens": manifest.max_tokens, "encoder": None}
-    changed |= {} if dropout is None else {"dropout": dropout}
     if isinstance(splits, GroupedSplits) and isinstance(recipe.model, BiEncoder) and manifest.kind == "embedding":
         assert isinstance(recipe.data, EmbeddingData)
-        bi_model = recipe.model.model_copy(update=changed | {"pooling": _pooling(source)})
-        return prepare_embedding(bi_model, recipe.data, train, source, (splits.groups, splits.valid), work)
+        network = bi_encoder.load(source)
+        if dropout is not None:
+            bi_encoder.set_dropout(network, dropout)
+        settings = recipe.model.model_copy(update={"encoder": None, "max_tokens": manifest.max_tokens})
+        texts = (splits.groups, splits.valid)
+        return prepare_embedding(settings, recipe.data, train, source, texts, work, network)
     if isinstance(splits, PairSplits) and isinstance(recipe.model, PairModel) and manifest.kind == "matching":
         assert isinstance(recipe.data, MatchingData)
         # Whatever network it is, it comes whole from its folder, as a cross-encoder does.
-        pair_model = recipe.model.model_copy(update=changed | {"architecture": "cross-encoder"})
+        changed: dict[str, Any] = {"architecture": "cross-encoder", "encoder": None, "max_tokens": manifest.max_tokens}
+        changed |= {} if dropout is None else {"dropout": dropout}
+        pair_model = recipe.model.model_copy(update=changed)
         return prepare_matching(pair_model, recipe.data, train, source, (splits.train, splits.valid), work)
     raise InvalidInput(f"{source} is of kind {manifest.kind}, and the recipe's model of kind {recipe.model.kind}.")
 
@@ -64,16 +69,8 @@ def fit(task: Task, train: Train, directory: Path, context: Context) -> dict[str
     trainer.mkdir(parents=True, exist_ok=True)
     log = TrainLog(context.work / LOG_FILE, checkpoint_step(trainer))
     best = train_loop(task, train, context.seed, trainer, ProgressReport(log, terminal=sys.stdout.isatty()))
-    (task.save or task.model.save_pretrained)(directory)
+    (task.save or task.model.save_pretrained)(directory)  # type: ignore[operator]
     task.tokenizer.save_pretrained(directory)
     for path in directory.rglob("*.safetensors"):
         path.chmod(0o644)  # they are written readable by their owner only, which no other user could serve
     return best
-
-
-def _pooling(source: Path) -> str:
-    """The bi-encoder's only one. Raises InvalidInput: training would lose its dense layers, or other poolings."""
-    head = read_head(source)
-    if head.layers or len(head.poolings) > 1:
-        raise InvalidInput(f"{source} has dense layers or several poolings, which cannot be trained further.")
-    return head.poolings[0]

@@ -12,6 +12,7 @@ from training.compression.step import Step
 
 # step -> "module:class"
 STEPS = {
+    "distill": "training.compression.distill:Distill",
     "export": "training.compression.export:Export",
     "fp16": "training.compression.fp16:Fp16",
     "int8": "training.compression.int8:Int8",
@@ -21,6 +22,7 @@ STEPS = {
     "magnitude": "training.compression.sparsify:Magnitude",
     "sparse-2-4": "training.compression.sparsify:Sparse24",
     "vocabulary": "training.compression.vocabulary:Vocabulary",
+    "student": "training.compression.student:Student",
 }
 
 

@@ -111,7 +111,7 @@ def test_a_plain_encoder_gets_one_pooling_that_reads_back(tmp_path: Path) -> Non
     torch.manual_seed(1)
     model = BertModel(BertConfig(**SHAPE)).eval()
     model.save_pretrained(tmp_path)
-    write_head(tmp_path, "cls", 16)
+    write_head(tmp_path, ["cls"], 16)
     assert read_head(tmp_path).poolings == ("cls",)
     ids = torch.randint(3, 50, (2, 7))
     with torch.inference_mode():
@@ -121,7 +121,7 @@ def test_a_plain_encoder_gets_one_pooling_that_reads_back(tmp_path: Path) -> Non
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     BertModel(BertConfig(**SHAPE)).save_pretrained(tmp_path)
-    write_head(tmp_path, "mean", 16)
+    write_head(tmp_path, ["mean"], 16)
     BertConfig(**(SHAPE | {"num_hidden_layers": 2})).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"lacks 16 weights of its bert encoder: encoder\.layer\.1"):
         load(tmp_path)

@@ -33,7 +33,7 @@ from transformers import (
 from models.layers import layer_stack, layers_of, layout_of, neurons_of
 from models.narrow import ENCODERS
 from models.registry import register_networks
-from models.surgery import keep_heads, keep_layers, keep_neurons, trim_vocabulary
+from models.surgery import keep_heads, keep_layers, keep_neurons, trim_vocabulary, truncate_width
 
 pytestmark = pytest.mark.unit
 TOKENS, LAYERS, HEADS = 60, 4, 2
@@ -218,3 +218,36 @@ def test_a_model_without_a_stack_of_layers_is_refused() -> None:
     albert = AlbertForSequenceClassification(AlbertConfig(**SHAPE, embedding_size=8))
     with pytest.raises(ValueError, match="has no stacks of 4 layers of their own"):
         keep_layers(albert, [0])
+
+
+@pytest.mark.parametrize("family", ["bert", "bert with an output layer", "roberta", "electra"])
+def test_narrower_models_keep_leading_weights_and_reload(family: str, tmp_path: Path) -> None:
+    made, config = FAMILIES[family]
+    model = made(copy.deepcopy(config)).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    smaller = truncate_width(model, hidden_size=8, num_attention_heads=1, intermediate_size=12)
+    assert type(smaller) is type(model)
+    assert smaller.num_parameters() < model.num_parameters() / 2
+    for name, value in smaller.state_dict().items():
+        assert torch.equal(value, before[name][tuple(slice(size) for size in value.shape)]), name
+    with torch.no_grad():
+        expected = smaller(IDS)[0]
+    smaller.save_pretrained(tmp_path)
+    again = made.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(IDS)[0], expected)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), f"{name} of the given model was changed"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"hidden_size": 32}, "can only become narrower"),
+        ({"hidden_size": 9}, "multiple of 2 heads"),
+        ({"rank": 4}, "no such size"),
+    ],
+)
+def test_a_width_that_cannot_be_is_refused(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        truncate_width(BertModel(BertConfig(**SHAPE)), **sizes)
