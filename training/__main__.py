@@ -13,6 +13,7 @@ COMMANDS = {
     "compress": ("training.compression.command", "export, fuse and quantise: checkpoint -> fp32 and int8 artifacts"),
     "evaluate": ("training.evaluate", "quality of an artifact through the runtime that serves it"),
     "review": ("training.review.command", "wrong labels, near-duplicates, contradictions -> a sheet -> the next data"),
+    "explain": ("training.explain.command", "where a model is wrong, and why: one page and JSON"),
     "publish": ("training.publish", "an artifact, a recipe's result or a Hugging Face folder -> model store"),
     "models": ("training.models_command", "list, show, verify, promote, roll back published models"),
 }

@@ -20,6 +20,7 @@ import markupsafe
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PIXELS_PER_INCH = 112  # of a plot: its letters are then as large as the page's small ones
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 Cell = str | int | float | None | markupsafe.Markup  # Markup is shown as it is; all else is escaped
 
@@ -106,9 +107,10 @@ def svg(figure: Figure) -> markupsafe.Markup:
         figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
         text = stream.getvalue()
     element = text[text.index("<svg") :]
-    # Drawn in its own points, shown as wide as the page allows.
+    # Shown as wide as it was drawn, less where the page is narrower.
     element = re.sub(r'<svg ([^>]*?)width="[^"]*" ?', r"<svg \1", element.replace("\n", " ", 1), count=1)
-    element = re.sub(r'<svg ([^>]*?)height="[^"]*" ?', r"<svg \1", element, count=1)
+    looks_wide = f'style="max-width:{figure.get_figwidth() * PIXELS_PER_INCH:.0f}px" '
+    element = re.sub(r'<svg ([^>]*?)height="[^"]*" ?', rf"<svg {looks_wide}\1", element, count=1)
     return markupsafe.Markup(element)  # matplotlib escapes what it is given
 
 

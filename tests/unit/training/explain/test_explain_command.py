@@ -1,0 +1,140 @@
+"""The command on artifacts of every kind: a page that opens offline, JSON that reads back, clear errors."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.load import load_engine
+from runtime.manifest import verify
+from tests.unit.training.explain.subject import CHINESE, pair_rows, write_run
+from training.data.splits import TextSplits, load_splits
+from training.evaluate import evaluate_generation
+from training.explain.command import main
+from training.explain.likelihood import TextLosses, text_losses
+from training.explain.report import NAMES, page, read_explanation, topic
+from training.explain.words import Words
+from training.recipe import Recipe
+
+pytestmark = pytest.mark.unit
+
+
+def explained(folder: Path, *options: str, kind: str = "matching", **changed: Any) -> tuple[str, dict[str, Any]]:
+    """The page and the JSON of a fake artifact."""
+    artifact, recipe = write_run(folder, kind, **changed)
+    assert main([str(artifact), "--recipe", str(recipe), *options]) == 0
+    verify(artifact)  # nothing was put into it
+    html = (folder / "explain-model.html").read_text(encoding="utf-8")
+    return html, json.loads((folder / "explain-model.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", ["matching", "embedding", "generation"])
+def test_every_topic_of_a_kind_is_there_and_the_page_fetches_nothing(tmp_path: Path, kind: str) -> None:
+    html, found = explained(tmp_path, "--seconds", "0", kind=kind)
+    expected = {name for name in NAMES if kind in topic(name).kinds} - {"training", "flips", "drift"}
+    assert found["topics"].keys() == expected
+    assert not re.search(r"(src|href)=[\"'](?!#)", html.replace('xlink:href="#', ""))
+    assert "url(http" not in html
+    assert "<script" not in html
+    (speed,) = found["topics"]["inference"]["artifacts"]
+    assert {(cell["batch"], cell["tokens"]) for cell in speed["cells"]} == {
+        (batch, length) for batch in (1, 8, 32) for length in (16, 32, 64, 128)
+    }
+    assert all(cell["p50_ms"] > 0 and cell["items_per_s"] > 0 for cell in speed["cells"])
+
+
+def test_the_findings_are_the_page_and_the_page_speaks_chinese(tmp_path: Path) -> None:
+    rows = pair_rows(120, 2, CHINESE, "")
+    html, found = explained(tmp_path, "--skip", "inference", "--lang", "zh", rows=rows)
+    assert '<html lang="zh">' in html
+    assert "模型错误" in html
+    assert CHINESE[0] in html
+    assert {each["conditions"][0]["feature"] for each in found["topics"]["errors"]["slices"]} >= {"overlap", "numbers"}
+    data = tmp_path / "explain-model.json"
+    assert main([str(data), "--html", str(tmp_path / "again.html")]) == 0
+    assert "Model errors" in (tmp_path / "again.html").read_text(encoding="utf-8")
+    bare = [
+        re.sub(r"<svg.*?</svg>", "", each, flags=re.DOTALL)
+        for each in (html, page(read_explanation(data), "zh").html())
+    ]
+    assert bare[0] == bare[1]  # but for the ids within plots
+
+
+def test_every_phrase_has_a_translation_with_the_same_places() -> None:
+    import yaml
+
+    table = yaml.safe_load(Path("training/explain/zh.yaml").read_text(encoding="utf-8"))
+    for phrase, translated in table.items():
+        assert set(re.findall(r"{\w+}", phrase)) == set(re.findall(r"{\w+}", translated)), phrase
+    with pytest.raises(KeyError):
+        Words("zh")("a phrase that nobody translated")
+    assert Words("en")("given {label}", label="x") == "given x"
+    assert Words("zh").known("COL price") == "COL price"
+
+
+def test_the_threshold_and_the_rows_follow_the_options(tmp_path: Path) -> None:
+    options = ("--skip", "inference", "behaviours", "--cost-missed", "20", "--rows", "60", "--split", "test")
+    _, found = explained(tmp_path, *options)
+    quality = found["topics"]["quality"]
+    assert (quality["rows"], found["split"]) == (60, "test")
+    assert quality["choice"]["cost_missed"] == 20
+    assert quality["choice"]["chosen"] <= quality["choice"]["current"]
+    assert quality["calibration"]["fitted_on"] == "valid"
+    assert np.sum(quality["confusion"]) == 60
+    assert "behaviours" not in found["topics"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["{folder}/nothing"], 1, "is not there; give a run folder"),
+        (["{folder}"], 1, "has no checkpoint yet"),
+        (["{artifact}"], 1, "add --recipe CONFIG"),
+        (["{artifact}", "--recipe", "{folder}/none.yaml"], 2, "no such file"),
+        (["{artifact}", "--recipe", "{recipe}", "data.valid=/nowhere.jsonl"], 1, "no such file"),
+        (["{folder}/valid.json"], 1, "is no explanation"),
+    ],
+)
+def test_what_cannot_be_explained_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    artifact, recipe = write_run(tmp_path)
+    (tmp_path / "valid.json").write_text("{}")
+    filled = [each.format(folder=tmp_path, artifact=artifact, recipe=recipe) for each in arguments]
+    assert main(filled) == code
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("explain*"))
+
+
+def test_a_recipe_for_another_kind_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifact, _ = write_run(tmp_path)
+    _, recipe = write_run(tmp_path / "other", "generation")
+    assert main([str(artifact), "--recipe", str(recipe)]) == 1
+    assert "is of kind matching" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(artifact), "--cost-missed", "-1"])
+
+
+def losses_of(folder: Path) -> tuple[TextLosses, TextSplits, Any]:
+    from records.document import read_document
+
+    artifact, recipe = write_run(folder, "generation")
+    splits = load_splits(read_document(recipe, Recipe))
+    assert isinstance(splits, TextSplits)
+    engine = load_engine(artifact)
+    named = list(zip(splits.sources["valid"], splits.texts("valid"), strict=True))
+    return text_losses(engine, named), splits, engine  # type: ignore[arg-type]
+
+
+def test_losses_add_up_to_the_perplexity_of_an_evaluation(tmp_path: Path) -> None:
+    found, splits, engine = losses_of(tmp_path)
+    assert [Path(each.source).name for each in found.documents] == ["poem-0.txt", "poem-1.txt", "poem-2.txt"]
+    expected = evaluate_generation(engine, splits.texts("valid")[0])["perplexity"]
+    assert np.exp(found.documents[0].losses.mean()) == pytest.approx(expected, rel=1e-5)
+    assert "".join(found.documents[0].texts) == splits.texts("valid")[0]
+    assert found.windows[0] >= 3

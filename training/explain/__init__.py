@@ -1,0 +1,1 @@
+"""Where a model is wrong, and why: findings by topic, as JSON and as a page."""
