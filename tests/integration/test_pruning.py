@@ -17,13 +17,14 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from models.bi_encoder import read_head, write_head
 from records.document import read_document
 from runtime.backends.fake import VOCABULARY, byte_tokenizer
 from runtime.contract import Pair
 from runtime.load import load_engine
 from runtime.manifest import read_manifest, verify
 from runtime.text import load_tokenizer
-from tests.unit.training.tiny import pair_rows, write_jsonl
+from tests.unit.training.tiny import encoder_folder, pair_rows, write_jsonl
 from training.causal_graph import write_causal_graph
 from training.checkpoint import adopt_folder, read_config, seal_checkpoint
 from training.compression.command import main as compress
@@ -223,6 +224,29 @@ def test_a_trimmed_vocabulary_leaves_the_scores_of_known_texts(tmp_path: Path, w
     reloaded = PreTrainedTokenizerFast.from_pretrained(trimmed)
     assert reloaded.get_vocab() == load_tokenizer(trimmed / "tokenizer.json").get_vocab()
     assert reloaded("card")["input_ids"] == load_tokenizer(trimmed / "tokenizer.json").encode("card").ids
+
+
+def test_a_bi_encoder_is_cut_and_trained_as_one(tmp_path: Path) -> None:
+    encoder_folder(tmp_path / "base")
+    write_head(tmp_path / "base", "mean", WIDTH)
+    adopt_folder(tmp_path / "base", tmp_path / "runs" / "tiny" / "checkpoint", max_tokens=24)
+    files = [write_jsonl(tmp_path / f"{split}.jsonl", pair_rows(16, seed)) for seed, split in enumerate(SPLITS)]
+    groups = [{"text": f"{word} {number}", "group": word} for word in ("card", "pin") for number in range(8)]
+    write_jsonl(tmp_path / "groups.jsonl", groups)
+    base = tmp_path / "base"
+    (tmp_path / "recipe.yaml").write_text(
+        f"name: tiny\nruns: {tmp_path / 'runs'}\nmodel: {{kind: embedding, base: {base}, max_tokens: 24}}\n"
+        f"data: {{train: {files[0]}, valid: {files[1]}, test: {files[2]}, groups: {tmp_path / 'groups.jsonl'}}}\n"
+        "train: {batch_size: 8}\n"
+    )
+    steps = {"step": "vocabulary", "reserve": 0}, {"step": "heads", "share": 0.5, "recover": {"steps": 2}}
+    (_, done), (heads, _), (layers, _) = _made(tmp_path / "recipe.yaml", *steps, {"step": "layers", "keep": 1})
+    assert done["tokens"] <= done["tokens_before"]
+    assert load_network(heads).config.layer_heads == [1, 1]
+    assert read_head(layers).poolings == ("mean",)
+    engine = load_engine(layers)
+    assert engine.embed(["card 3"])[0]
+    engine.close()
 
 
 WORDS = ("card", "carding", "paid", "payment", "transfer", "transferring", "bank", "banking", "account", "accounts")

@@ -67,7 +67,8 @@ def kept_tokens(spec: Spec, used: Collection[int], reserve: int, needed: Collect
     tokens = {index: token for token, index in vocabulary.items()}
     kept = {*used, *needed, *(each["id"] for each in spec["added_tokens"])}
     kept |= {index for token, index in vocabulary.items() if _is_atom(token, spec["model"])}
-    kept |= _needed_by_model(spec["model"], vocabulary)
+    kept |= _needed_by_model(spec["model"], vocabulary) | _around(spec.get("post_processor"))
+    kept |= {spec["padding"]["pad_id"]} & set(tokens) if spec.get("padding") else set()
     spare = (index for index in sorted(tokens) if index not in kept and not PLACEHOLDER.fullmatch(tokens[index]))
     kept |= {index for index, _ in zip(spare, range(reserve), strict=False)}
     if spec["model"]["type"] == "BPE":
@@ -93,7 +94,7 @@ def trim(spec: Spec, kept: list[int]) -> Spec:
     for token in trimmed["added_tokens"]:
         token["id"] = new_id[token["id"]]
     if trimmed.get("padding"):
-        trimmed["padding"]["pad_id"] = new_id[trimmed["padding"]["pad_id"]]
+        trimmed["padding"]["pad_id"] = new_id.get(spec["padding"]["pad_id"], 0)
     if trimmed.get("post_processor"):
         _renumber(trimmed["post_processor"], new_id)
     return trimmed
@@ -154,11 +155,19 @@ def _pair(merge: str | list[str]) -> tuple[str, str]:
     return first, second
 
 
+def _around(processor: Any) -> set[int]:
+    """The tokens that a post-processor puts around texts; they need not be declared special."""
+    if not processor:
+        return set()
+    ids = {index for special in processor.get("special_tokens", {}).values() for index in special["ids"]}
+    ids |= {processor[name][1] for name in ("sep", "cls") if name in processor}
+    return ids.union(*(_around(each) for each in processor.get("processors", ())))
+
+
 def _renumber(processor: Any, new_id: Mapping[int, int]) -> None:
     """Special tokens of a post-processor: `ids` of templates, the pairs `sep` and `cls` of BERT's and RoBERTa's."""
-    if processor["type"] == "Sequence":
-        for each in processor["processors"]:
-            _renumber(each, new_id)
+    for each in processor.get("processors", ()):
+        _renumber(each, new_id)
     for special in processor.get("special_tokens", {}).values():
         special["ids"] = [new_id[index] for index in special["ids"]]
     for name in ("sep", "cls"):

@@ -32,6 +32,7 @@ from transformers import (
 
 from models.layers import layer_stack, layers_of, layout_of, neurons_of
 from models.narrow import ENCODERS
+from models.pair_classifier import Frame, build
 from models.registry import register_networks
 from models.surgery import keep_heads, keep_layers, keep_neurons, trim_vocabulary, truncate_width
 
@@ -162,6 +163,29 @@ def test_heads_that_are_cut_are_as_if_silent(family: str, tmp_path: Path) -> Non
     assert fewer.config.layer_heads == [1, 1]
     kept_ids = torch.tensor([[KEPT.index(token) for token in IDS[0].tolist()]])
     assert _output(fewer, kept_ids).shape == _output(model, IDS).shape
+
+
+def test_an_encoder_under_a_pair_head_is_cut_as_one_alone(tmp_path: Path) -> None:
+    encoder = _model("bert without a head")
+    frame = Frame(separator=7, special=(3, 7))
+    model = build(encoder, head="bilstm", head_hidden=8, frame=frame, labels=("0", "1"), dropout=0.0).eval()
+    mask = torch.ones_like(IDS)
+
+    def logits(network: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            output: torch.Tensor = network(ids, mask).logits
+        return output
+
+    trimmed = trim_vocabulary(model, KEPT)
+    assert trimmed.config.separator_token_id == KEPT.index(7)
+    kept_ids = torch.tensor([[KEPT.index(token) for token in IDS[0].tolist()]])
+    torch.testing.assert_close(logits(trimmed, kept_ids), logits(model, IDS))
+    cut = keep_layers(keep_heads(keep_neurons(trimmed, [[0, 1]] * LAYERS), [[0], [1], [0, 1], [0]]), [2, 0])
+    assert (cut.config.encoder.layer_heads, cut.config.encoder.intermediate_size) == ([2, 1], 2)
+    cut.save_pretrained(tmp_path)
+    register_networks()
+    reloaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(logits(reloaded, kept_ids), logits(cut, kept_ids))
 
 
 def test_a_family_whose_configuration_needs_all_heads_is_refused() -> None:

@@ -121,6 +121,16 @@ def test_the_reserve_is_the_front_of_the_vocabulary_without_what_no_text_has() -
     assert tokenizer.id_to_token(2) == "[unused0]"
 
 
+def test_what_stands_around_texts_stays_though_nobody_called_it_special() -> None:
+    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1, "<end>": 2, "<pair>": 3, "ab": 4}, [("a", "b")]))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <end>", pair="$A <pair> $B", special_tokens=[("<end>", 2), ("<pair>", 3)]
+    )
+    trimmed, kept = _trimmed(tokenizer, ["a"], 0)
+    assert kept == [0, 1, 2, 3]
+    assert trimmed.encode("a", "b").tokens == ["a", "<pair>", "b"]
+
+
 def test_needed_tokens_stay() -> None:
     spec = json.loads(TOKENIZERS["Unigram"].to_str())
     assert 150 in kept_tokens(spec, (), 0, needed=[150])
