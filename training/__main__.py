@@ -10,6 +10,7 @@ import sys
 # command -> (module with `main(arguments) -> exit code`, what it does)
 COMMANDS = {
     "train": ("training.train", "fine-tune or train a model: recipe -> checkpoint"),
+    "tune": ("training.tune", "search the recipe's space for the settings that train best"),
     "compress": ("training.compression.command", "export, fuse and quantise: checkpoint -> fp32 and int8 artifacts"),
     "evaluate": ("training.evaluate", "quality of an artifact through the runtime that serves it"),
     "review": ("training.review.command", "wrong labels, near-duplicates, contradictions -> a sheet -> the next data"),

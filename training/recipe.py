@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from training.compression.settings import Compress
 from training.model_section import BiEncoder, CausalLM, PairModel
 from training.section import Section
+from training.tuning.settings import Tune
 
 KINDS = ("matching", "embedding", "generation")
 
@@ -111,6 +112,7 @@ class Train(Section):
     gradient_clip: float = Field(default=1.0, gt=0)
     validate_every: int = Field(default=500, gt=0)  # steps between validations and checkpoints
     freeze_embeddings: bool = False  # leave the word embeddings of the base as they are: faster, half the memory
+    threads: int | None = Field(default=None, gt=0)  # of torch on the CPU; None: as many as it takes by itself
 
     @property
     def warmup(self) -> int:
@@ -134,6 +136,7 @@ class Recipe(Section):
     data: Annotated[MatchingData | EmbeddingData | TextData, Field(discriminator="kind")]
     train: Train = Train()
     compress: Compress = Compress()
+    tune: Tune | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -14,6 +14,15 @@ Row = Mapping[str, Any]
 Batch = dict[str, torch.Tensor]
 
 
+# kind of model -> the figure of valid that picks the checkpoint, and whether more of it is better
+_CHOSEN_BY = {"matching": ("average_precision", True), "embedding": ("average_precision", True)}
+
+
+def chosen_by(kind: str) -> tuple[str, bool]:
+    """(figure, whether more is better) by which a kind of model's checkpoint is picked; the loss where no other is."""
+    return _CHOSEN_BY.get(kind, ("loss", False))
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A training run, prepared. `best` names the validation figure that picks the checkpoint."""

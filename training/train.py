@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,7 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Outcome:
     """
     run = recipe.run
     run.mkdir(parents=True, exist_ok=True)
-    with locked(run):
+    with locked(run), with_threads(recipe.train.threads):
         old = None if fresh else read_record(run)
         reading = Meter(old.usage if old else Usage())
         try:
@@ -96,6 +98,17 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Outcome:
         write_data_report(run, splits)
         begun = begin(recipe, old, depends_on).model_copy(update={"usage": reading.usage})
         return _train(recipe, splits, base, begun)
+
+
+@contextmanager
+def with_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute with `count` threads in the block; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def depends(recipe: Recipe, splits: PairSplits | TextSplits) -> tuple[dict[str, Any], Path | None]:

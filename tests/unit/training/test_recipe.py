@@ -13,6 +13,7 @@ from records.document import DocumentError, check_document, read_document
 from training.compression.settings import Compress
 from training.model_section import BiEncoder, CausalLM, NewEncoder, PairModel
 from training.recipe import EmbeddingData, GroupColumns, MatchingData, PairData, Recipe, TextData, Train
+from training.tuning.settings import Tune
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[3]
@@ -117,6 +118,7 @@ REFERENCE: list[tuple[str, type[BaseModel]]] = [
     ("`data` for generation", TextData),
     ("`train`", Train),
     ("`compress`", Compress),
+    ("`tune`", Tune),
 ]
 
 
