@@ -22,6 +22,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from models.registry import builder
+from models.sequence_encoder import init_as_torch_does
 
 
 def _of_encoder(name: str, missing: Any) -> Any:
@@ -48,7 +49,6 @@ class PairClassifierConfig(PretrainedConfig):
     frozen: bool = False
     separator_token_id: int = 2
     special_token_ids: list[int] | None = None
-    initializer_range: float = 0.02
 
     hidden_size = _of_encoder("hidden_size", None)
     vocab_size = _of_encoder("vocab_size", None)
@@ -57,6 +57,11 @@ class PairClassifierConfig(PretrainedConfig):
     num_hidden_layers = _of_encoder("num_hidden_layers", 0)
     num_attention_heads = _of_encoder("num_attention_heads", 0)
     max_position_embeddings = _of_encoder("max_position_embeddings", 0)
+
+    @property
+    def description(self) -> str:
+        """The encoder's type and the head: bert+cnn."""
+        return f"{self.encoder.model_type}+{self.head}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,9 @@ class PairClassifierForSequenceClassification(PreTrainedModel):
         self.classifier = nn.Linear(8 * self.layer.out, config.num_labels)
         self.encoder.requires_grad_(not config.frozen)
         self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        init_as_torch_does(module)
 
     def train(self, mode: bool = True) -> PairClassifierForSequenceClassification:
         """A frozen encoder has no dropout either: its hidden states do not change."""

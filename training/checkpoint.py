@@ -13,6 +13,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig
 
 from models import bi_encoder
+from models.pair_classifier import PairClassifierConfig
 from models.positions import usable_positions
 from models.registry import register_networks
 from runtime.errors import InvalidInput
@@ -45,7 +46,7 @@ def seal_checkpoint(directory: Path, **fields: Any) -> Manifest:
     described = {
         "kind": kind,
         "format": "torch",
-        "architecture": config.model_type,
+        "architecture": config.description if isinstance(config, PairClassifierConfig) else config.model_type,
         "precision": "fp32",
         "max_tokens": usable_positions(config),
         "pad_token_id": getattr(config, "pad_token_id", None) or 0,

@@ -31,6 +31,7 @@ from training.data.splits import GroupedSplits, PairSplits, load_splits
 from training.data.texts import TextSplits
 from training.embedding_task import prepare_embedding
 from training.evaluate import choose_threshold, evaluate_split, record
+from training.features import cache_hidden_states
 from training.generation_task import prepare_generation, unigram_perplexity
 from training.loop import checkpoint_step, train_loop
 from training.matching_task import prepare_matching
@@ -192,7 +193,8 @@ def _prepare(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None)
     assert isinstance(recipe.model, PairModel)
     assert isinstance(recipe.data, MatchingData)
     rows = (splits.train, splits.valid)
-    return prepare_matching(recipe.model, recipe.data, recipe.train, base, rows, work)
+    task = prepare_matching(recipe.model, recipe.data, recipe.train, base, rows, work)
+    return cache_hidden_states(task, work) if recipe.model.frozen else task
 
 
 def _unigram_perplexity(splits: PairSplits | TextSplits, task: Task) -> float | None:

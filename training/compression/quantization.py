@@ -29,7 +29,7 @@ INT8_ACTIVATIONS = 4
 
 def quantize_encoder(graph: Path, path: Path) -> dict[str, object]:
     """Write the int8 form of an encoder graph to `path`; returns the settings for the manifest."""
-    operators = ["MatMul", "Gemm", "Gather"]
+    operators = ["MatMul", "Gemm", "Gather", "LSTM"]
     model = onnx.load(graph)
     _expose_projections(model.graph)
     _quantize_dynamic(model, path, operators)
