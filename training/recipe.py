@@ -154,6 +154,8 @@ class Recipe(Section):
             raise ValueError(f"data.kind {self.data.kind!r} does not fit model.kind {self.model.kind!r}; leave it out")
         if "fp16" in self.compress.precisions and self.model.kind == "generation":
             raise ValueError("compress.precisions: fp16 is for encoders; a generation model's cache is fp32")
+        if "int4" in self.compress.precisions and self.model.kind != "generation":
+            raise ValueError("compress.precisions: int4 is for generation; encoders are best in int8")
         if self.train.freeze_embeddings and self.model.base is None:
             raise ValueError("train.freeze_embeddings needs model.base: new embeddings must be trained")
         return self

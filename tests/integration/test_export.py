@@ -37,6 +37,7 @@ from training.checkpoint import adopt_folder
 from training.compression.artifact import ParityError, make_artifact
 from training.compression.export import Export
 from training.compression.fp16 import Fp16
+from training.compression.int4 import Int4
 from training.compression.int8 import Int8
 from training.compression.pipeline import folder_context
 from training.compression.step import GRAPH
@@ -102,6 +103,8 @@ def artifacts(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
         context = folder_context(root / "torch", print)
         make_artifact(Export(tolerance=1e-4), root / "torch", root / "fp32", context)
         make_artifact(Int8(tolerance=0.05), root / "fp32", root / "int8", context)
+        if name in ("gpt2", "llama-large"):
+            make_artifact(Int4(tolerance=0.2), root / "fp32", root / "int4", context)
         if "bert" in name:
             make_artifact(Fp16(), root / "fp32", root / "fp16", context)
         made[name] = root
@@ -224,7 +227,7 @@ class TestLlamaInt8(_Generation):
     model, graph, tolerance = "llama", "int8", 1e-5
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 @pytest.mark.parametrize("model", ["gpt2", "llama-large"])
 def test_a_sequence_is_the_same_bit_by_bit_in_any_company_and_however_its_prompt_is_cut(
     model: str, precision: str, artifacts: dict[str, Path]

@@ -2,9 +2,9 @@
 
 With `--goal` or `--search` it tries step lists and writes front.json and front.html (training/compression/search.py).
 
-Without `compress.steps`: fp32 ONNX, then fp16 for GPUs and int8 for CPUs from it. A step is refused when its output is
-further from its parent's than the recipe allows. What it cost and gained (size, latency, memory, quality) goes into the
-manifest of the artifact it made.
+Without `compress.steps`: fp32 ONNX, then fp16 for GPUs, int8 and int4 for CPUs from it. A step is refused when its
+output is further from its parent's than the recipe allows. What it cost and gained (size, latency, memory, quality)
+goes into the manifest of the artifact it made.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from training.compression.artifact import describe, make_artifact, making
 from training.compression.export import Export
 from training.compression.fp16 import Fp16
 from training.compression.goal import parse_goal
+from training.compression.int4 import Int4
 from training.compression.int8 import Int8
 from training.compression.pipeline import Pipeline, folder_context, place_result, recipe_context
 from training.compression.probe import Probe, sampled_texts
@@ -73,12 +74,13 @@ def _precisions(run: Path, settings: Compress, context: Context) -> dict[str, Pa
     if "fp16" in settings.precisions:
         made["fp16"] = run / "fp16"
         make(Fp16(tolerance=settings.fp16_tolerance), made["fp32"], context)
-    if "int8" in settings.precisions:
-        made["int8"] = run / "int8"
+    narrow = {"int8": Int8(tolerance=settings.int8_tolerance), "int4": Int4(tolerance=settings.int4_tolerance)}
+    for precision in (each for each in narrow if each in settings.precisions):
+        made[precision] = run / precision
         if context.splits is None and context.probe.timed is None:
             # A language model without data: perplexity on random tokens would say nothing of its quality.
             context = replace(context, probe=Probe(sampled_texts(made["fp32"])))
-        make(Int8(tolerance=settings.int8_tolerance), made["fp32"], context)
+        make(narrow[precision], made["fp32"], context)
     return made
 
 

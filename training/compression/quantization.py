@@ -1,9 +1,9 @@
-"""fp32 ONNX graphs to int8: weights ahead of time, activations while it runs (dynamic quantisation), no calibration.
+"""fp32 ONNX graphs to int8 and int4: weights ahead of time, activations while it runs (dynamic quantisation).
 
 Two forms, chosen by measurement (docs/experiments.md, "int8"). Encoders: one scale an output channel, s8 weights, with
-the projections of the attention taken out of the fused operator, whose weights would stay fp32. Decoders: blocks of 128
-weights with a scale each (MatMulNBits, 8 bits), activations quantised a row and block at a time, so that a sequence has
-the same logits alone and in company, bit by bit.
+the projections of the attention taken out of the fused operator, whose weights would stay fp32. Decoders: a scale for
+each block of 128 weights of 8 bits or 32 of 4 (MatMulNBits), activations quantised a row and block at a time, so that a
+sequence has the same logits alone and in company, bit by bit.
 """
 
 from __future__ import annotations
@@ -80,17 +80,19 @@ def _expose_projections(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
-def quantize_decoder(graph: Path, path: Path) -> dict[str, object]:
-    """Write the int8 form of a causal graph to `path`; returns the settings for the manifest."""
+def quantize_decoder(graph: Path, path: Path, *, bits: int = 8, block: int = BLOCK) -> dict[str, object]:
+    """Write the form of a causal graph with weights of 8 or 4 bits to `path`; returns the settings for the manifest."""
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
         halfway = Path(work) / "embeddings.onnx"
         _quantize_dynamic(graph, halfway, ["Gather"])
         model = onnx.load(halfway)
-    quantizer = _nbits_quantizer()(model, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=INT8_ACTIVATIONS)
+    quantizer = _nbits_quantizer()(
+        model, bits=bits, block_size=block, is_symmetric=True, accuracy_level=INT8_ACTIVATIONS
+    )
     quantizer.process()
     helper.set_model_props(quantizer.model.model, {"row_multiple": str(ROW_MULTIPLE)})
     save_graph(quantizer.model.model, path)
-    return {"weights": "8 bit", "block": BLOCK, "activations": "int8 a block, at run time", "embeddings": "s8"}
+    return {"weights": f"{bits} bit", "block": block, "activations": "int8 a block, at run time", "embeddings": "s8"}
 
 
 def _nbits_quantizer() -> type:

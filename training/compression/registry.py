@@ -15,6 +15,7 @@ STEPS = {
     "distill": "training.compression.distill:Distill",
     "export": "training.compression.export:Export",
     "fp16": "training.compression.fp16:Fp16",
+    "int4": "training.compression.int4:Int4",
     "int8": "training.compression.int8:Int8",
     "layers": "training.compression.prune:Layers",
     "heads": "training.compression.prune:Heads",

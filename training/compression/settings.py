@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
+from runtime.manifest import Precision
 from training.compression.registry import AnyStep
 from training.compression.step import check_order
 from training.section import Section
@@ -16,10 +15,11 @@ class Compress(Section):
 
     steps: tuple[AnyStep, ...] = ()  # from RUN/checkpoint on; see docs/compression.md for what there is
     candidates: dict[str, tuple[AnyStep, ...]] = Field(default_factory=dict)  # what a search tries, name -> steps
-    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "int8")
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
     fp32_tolerance: float = Field(default=1e-3, gt=0)  # largest |difference| of scores, or of log-probabilities
     fp16_tolerance: float = Field(default=0.01, gt=0)  # largest |difference| of scores
     int8_tolerance: float = Field(default=0.05, gt=0)  # mean |difference| of scores, or relative change of perplexity
+    int4_tolerance: float = Field(default=0.03, gt=0)  # relative change of perplexity
 
     @model_validator(mode="after")
     def _steps_follow(self) -> Compress:
