@@ -137,3 +137,16 @@ def test_a_search_needs_data_and_an_intelligible_goal(
     assert "smallest p50" in capsys.readouterr().err
     assert compress([recipe, "--search", "--seeds", "1"]) == 1
     assert "tiny-1 has no checkpoint" in capsys.readouterr().err
+
+
+def test_what_cannot_win_by_its_shape_is_not_trained(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = "[{step: layers, keep: 1}, {step: distill}, {step: export}]"  # by the recipe's training: 10,000 batches
+    goal = "f1 >= 0.5 teacher, size <= 0.01 teacher, smallest size"
+    assert compress([recipe, f"compress.candidates={{student: {steps}}}", "--goal", goal]) == 1
+    told = capsys.readouterr().out
+    assert "student: pruned, its shape alone has size_bytes" in told
+    assert "distill:" not in told
+    left = [path.name for path in (tmp_path / "runs/tiny/compressed").iterdir() if path.is_dir()]
+    assert left == []

@@ -26,6 +26,9 @@ class Distill(Step, Distillation):
     dropout: float = Field(default=0.0, ge=0, lt=1)  # a student that is too small to learn texts by heart needs none
     train: Train | None = None  # None: the recipe's
 
+    def untrained(self) -> None:
+        """See Step."""
+
     def inputs(self, context: Context) -> dict[str, str]:
         """The teacher, and the file of unlabelled texts."""
         from training.distillation.texts import unlabelled_sha256

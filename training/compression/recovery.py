@@ -52,6 +52,10 @@ class Reduction(Step):
     def hold(self, network: nn.Module) -> None:
         """Called before the training, for what it must not undo."""
 
+    def untrained(self) -> Step:
+        """See Step."""
+        return self.model_copy(update={"recover": None}) if self.recover else self
+
     def apply(self, source: Path, directory: Path, context: Context) -> dict[str, Any]:
         """See Step."""
         from training.compression.fine_tuning import artifact_task, fit

@@ -95,7 +95,7 @@ class _Search:
         plan = []
         for name, steps in lists.items():
             shape: dict[str, float] = {}
-            if self.goal and any(step.retrains for step in steps) and self.pipeline.found(steps) is None:
+            if self.goal and any(_trains(step) for step in steps) and self.pipeline.found(steps) is None:
                 shape = self._shape(name, steps)
             plan.append((name, steps, shape))
         smallest = self.goal.smallest if self.goal else ""
@@ -112,7 +112,7 @@ class _Search:
 
         if why := self._cannot_win(shape, teacher, before):
             return dropped("pruned", why)
-        trained = max((place for place, step in enumerate(steps, 1) if step.retrains), default=0)
+        trained = max((place for place, step in enumerate(steps, 1) if _trains(step)), default=0)
         try:
             if trained and (why := self._too_weak(self.pipeline.run(steps[:trained])[-1], teacher)):
                 return dropped("pruned", why)
@@ -147,7 +147,7 @@ class _Search:
             context = replace(self.context, work=Path(work) / "work", log=lambda line: None)
             context.work.mkdir()
             try:
-                for place, step in enumerate(step for step in steps if not step.retrains):
+                for place, step in enumerate(filter(None, (step.untrained() for step in steps))):
                     target = Path(work) / str(place)
                     manifest = make_artifact(step, source, target, context, judged=False)
                     source = target
@@ -200,6 +200,10 @@ class _Search:
             size_bytes=manifest.size_bytes,
             **figures,
         )
+
+
+def _trains(step: Step) -> bool:
+    return step.untrained() is not step
 
 
 def _spread(times: Sequence[float]) -> Spread:

@@ -53,7 +53,6 @@ class Step(Section, ABC):
     kinds: ClassVar[tuple[Kind, ...]] = ENCODERS
     precision: ClassVar[Precision | None] = None  # what it makes of fp32; None: leaves it as it is
     compares: ClassVar[Comparison | None] = None
-    retrains: ClassVar[bool] = False  # changes weights only: size and speed are its source's
 
     step: str
     tolerance: float | None = None  # how far the outputs may be from the parent's; None: any distance
@@ -70,6 +69,11 @@ class Step(Section, ABC):
     def changed(self, parent: Manifest, done: dict[str, Any]) -> dict[str, Any]:
         """Fields of the manifest that are not the parent's, given what `apply` returned."""
         return {}
+
+    def untrained(self) -> Step | None:
+        """The step without its training: what it makes has the same size and speed. None: it does nothing else. Itself
+        where it trains nothing."""
+        return self
 
     def inputs(self, context: Context) -> Mapping[str, str]:
         """Digests of what the step reads besides its source (a teacher, a file): another one, and it is run again."""
