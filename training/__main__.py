@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": ("training.evaluate", "quality of an artifact through the runtime that serves it"),
     "review": ("training.review.command", "wrong labels, near-duplicates, contradictions -> a sheet -> the next data"),
     "explain": ("training.explain.command", "where a model is wrong, and why: one page and JSON"),
+    "runs": ("training.runs_command", "list and compare what was trained"),
     "publish": ("training.publish", "an artifact, a recipe's result or a Hugging Face folder -> model store"),
     "models": ("training.models_command", "list, show, verify, promote, roll back published models"),
 }

@@ -122,6 +122,7 @@ def train_loop(
     Returns {"step", "metric", "value"} of the best validation. Raises progress.Diverged, and what `callbacks` raise.
     """
     on_gpu = torch.cuda.is_available()
+    bf16 = on_gpu and torch.cuda.is_bf16_supported() if settings.precision is None else settings.precision == "bf16"
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
@@ -131,6 +132,7 @@ def train_loop(
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup,
         optim="adamw_torch_fused",
+        bf16=bf16,  # autocast: weights and optimizer stay fp32
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.gradient_clip,
         eval_strategy="steps",

@@ -101,6 +101,9 @@ class TextData(Section):
     test_share: float = Field(default=0.05, gt=0, lt=0.5)
 
 
+SCHEDULE = {"steps", "warmup_steps", "validate_every"}  # of Train, counted in steps
+
+
 class Train(Section):
     """AdamW with a cosine schedule and warm-up. The defaults are the recipe for a full fine-tune."""
 
@@ -113,6 +116,23 @@ class Train(Section):
     validate_every: int = Field(default=500, gt=0)  # steps between validations and checkpoints
     freeze_embeddings: bool = False  # leave the word embeddings of the base as they are: faster, half the memory
     threads: int | None = Field(default=None, gt=0)  # of torch on the CPU; None: as many as it takes by itself
+    precision: Literal["fp32", "bf16"] | None = None  # None: bf16 on a CUDA GPU that has it, fp32 elsewhere
+    gpu_batch_size: int | None = Field(default=None, gt=0)  # on a CUDA GPU instead of batch_size; see `on_gpu`
+
+    def on_gpu(self) -> Train:
+        """The settings for a CUDA GPU: with `gpu_batch_size` the same rows in fewer, larger steps. The learning rate
+        grows with the root of the batch, as Adam's noise asks for (Malladi et al., arXiv:2205.10287)."""
+        if self.gpu_batch_size is None:
+            return self
+        factor = self.gpu_batch_size / self.batch_size
+        return Train(
+            **self.model_dump(exclude={"gpu_batch_size", "batch_size", "learning_rate"} | SCHEDULE),
+            batch_size=self.gpu_batch_size,
+            learning_rate=self.learning_rate * factor**0.5,
+            steps=max(round(self.steps / factor), 1),
+            warmup_steps=round(self.warmup / factor),
+            validate_every=max(round(self.validate_every / factor), 1),
+        )
 
     @property
     def warmup(self) -> int:

@@ -76,6 +76,7 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Outcome:
     """
     run = recipe.run
     run.mkdir(parents=True, exist_ok=True)
+    recipe = on_this_machine(recipe)
     with locked(run), with_threads(recipe.train.threads):
         old = None if fresh else read_record(run)
         reading = Meter(old.usage if old else Usage())
@@ -99,6 +100,12 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Outcome:
         write_data_report(run, splits)
         begun = begin(recipe, old, depends_on).model_copy(update={"usage": reading.usage})
         return _train(recipe, splits, base, begun)
+
+
+def on_this_machine(recipe: Recipe) -> Recipe:
+    """The recipe as it is trained here, and recorded: `train.gpu_batch_size` is put in place where there is a GPU."""
+    train = recipe.train.on_gpu() if torch.cuda.is_available() else recipe.train
+    return recipe.model_copy(update={"train": train})
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from training.run_folder import LOG_FILE, TENSORBOARD, TRAINER, begin
 from training.run_record import TrainRecord, Usage, write_record
 from training.scalars import Scalars
 from training.task import chosen_by
-from training.train import depends, fit, prepare, with_threads
+from training.train import depends, fit, on_this_machine, prepare, with_threads
 from training.tuning.settings import Tune
 from training.usage import Meter
 
@@ -62,6 +62,7 @@ def run_trial(
 
     Raises Pruned, Diverged, SluiceError, ValueError; the record says how it ended.
     """
+    recipe = on_this_machine(recipe)
     run = recipe.run
     run.mkdir(parents=True, exist_ok=True)
     with with_threads(recipe.train.threads):

@@ -149,3 +149,13 @@ def test_the_reference_page_has_every_key_and_its_default(heading: str, model: t
         needed = field.is_required() or key == "kind"
         if not isinstance(default, BaseModel):
             assert table[key] == ("needed" if needed else shown(default)), key
+
+
+def test_a_larger_batch_on_a_gpu_sees_the_same_rows() -> None:
+    train = Train(learning_rate=1e-4, steps=1000, batch_size=16, validate_every=100, gpu_batch_size=64, threads=3)
+    larger = train.on_gpu()
+    assert (larger.batch_size, larger.steps, larger.warmup, larger.validate_every) == (64, 250, 12, 25)
+    assert larger.learning_rate == pytest.approx(2e-4)
+    assert (larger.gpu_batch_size, larger.threads) == (None, 3)
+    assert larger.on_gpu() == larger  # put in place once
+    assert train.model_copy(update={"gpu_batch_size": None}).on_gpu().steps == 1000
