@@ -146,6 +146,13 @@ class Train(Section):
         return self
 
 
+class Track(Section):
+    """Where else the figures of a run go. They are in its folder in any case."""
+
+    mlflow: str | None = Field(default=None, pattern=r"^https?://")  # address of an MLflow tracking server
+    experiment: str = "sluice"
+
+
 class Recipe(Section):
     """One model. `name` is both the run folder below `runs/` and the name in the model store."""
 
@@ -157,6 +164,7 @@ class Recipe(Section):
     train: Train = Train()
     compress: Compress = Compress()
     tune: Tune | None = None
+    track: Track = Track()
 
     @model_validator(mode="before")
     @classmethod

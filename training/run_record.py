@@ -54,6 +54,7 @@ class TrainRecord(BaseModel):
     threads: int | None = None  # of torch
     usage: Usage = Usage()
     artifacts: dict[str, str] = {}  # folder in the run -> digest
+    mlflow_run: str | None = None  # its id on the server of track.mlflow
 
 
 def dependencies(recipe: Recipe, datasets: Mapping[str, str], base_sha256: str | None) -> dict[str, Any]:

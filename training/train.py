@@ -57,6 +57,7 @@ from training.run_folder import (
 from training.run_record import TrainRecord, Usage, dependencies, read_record, write_record
 from training.scalars import Scalars
 from training.task import Task
+from training.tracking import MlflowRun
 from training.usage import Meter
 
 
@@ -131,6 +132,10 @@ def _train(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None, b
     if step:
         print(f"resuming after step {step} of {recipe.train.steps}", flush=True)
         begun = begun.model_copy(update={"resumed_after_steps": (*begun.resumed_after_steps, step)})
+    tracked = None
+    if recipe.track.mlflow:
+        tracked = MlflowRun(recipe.track.mlflow, recipe.track.experiment, begun, begun.mlflow_run, step)
+        begun = begun.model_copy(update={"mlflow_run": tracked.run_id})
     write_record(run, begun)
     scalars = Scalars(run / TENSORBOARD, begun.started)
 
@@ -141,7 +146,7 @@ def _train(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None, b
     meter = Meter(begun.usage, kept)
     with meter.stage("prepare"):
         task = prepare(recipe, splits, base)
-    log = TrainLog(run / LOG_FILE, step, (scalars,))
+    log = TrainLog(run / LOG_FILE, step, (scalars, tracked) if tracked else (scalars,))
     best = fit(recipe, task, log, meter)
     seconds = log.seconds
     scalars.close()
@@ -161,6 +166,8 @@ def _train(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None, b
         }
     )
     write_record(run, finished)
+    if tracked:
+        tracked.finish(finished)
     # The optimizer's state is of no more use; it is several times the size of the model.
     shutil.rmtree(run / TRAINER)
     return Outcome(finished, run / CHECKPOINT, trained=True)

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from records.document import DocumentError, check_document, read_document
 from training.compression.settings import Compress
 from training.model_section import BiEncoder, CausalLM, NewEncoder, PairModel
-from training.recipe import EmbeddingData, GroupColumns, MatchingData, PairData, Recipe, TextData, Train
+from training.recipe import EmbeddingData, GroupColumns, MatchingData, PairData, Recipe, TextData, Track, Train
 from training.tuning.settings import Tune
 
 pytestmark = pytest.mark.unit
@@ -119,6 +119,7 @@ REFERENCE: list[tuple[str, type[BaseModel]]] = [
     ("`train`", Train),
     ("`compress`", Compress),
     ("`tune`", Tune),
+    ("`track`", Track),
 ]
 
 
