@@ -147,7 +147,7 @@ def _row(run: Mapping[str, Any]) -> list[str]:
     best = run["best"]
     shown = [f"{name} {_short(run['test'][name])}" for name in SHOWN if name in run["test"]]
     return [
-        run["name"],
+        Path(run["run"]).name,
         run["status"],
         run["kind"],
         f"{best['metric']} {_short(best['value'])}" if best else "–",
