@@ -41,7 +41,8 @@ class Layers(Prune):
 
     step: Literal["layers"] = "layers"
     keep: int = Field(gt=0)
-    choose: Literal["spread", "saliency"] = "spread"  # every n-th, the last one included; or the most important
+    # Every n-th, the last one included; the most important; or the first, on which a new training builds best.
+    choose: Literal["spread", "saliency", "first"] = "spread"
 
     def reduce(
         self, network: PreTrainedModel, source: Path, context: Context
@@ -55,6 +56,8 @@ class Layers(Prune):
             raise ValueError(f"keep {self.keep}: the model has {there} layers; keep fewer.")
         if self.choose == "spread":
             kept = [(index + 1) * there // self.keep - 1 for index in range(self.keep)]
+        elif self.choose == "first":
+            kept = list(range(self.keep))
         else:
             scores = [float(each) for each in self.importance("layers", source, context)]
             kept = sorted(sorted(range(there), key=scores.__getitem__)[there - self.keep :])

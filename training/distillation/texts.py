@@ -67,11 +67,11 @@ def _unlabelled(settings: Distillation, data: PairData, columns: Sequence[str]) 
         return []
 
     def parse(values: Mapping[str, Any], where: str) -> Any:
-        texts = tuple(text_of(values, column) for column in columns)
+        texts = tuple(text_of(values, column, data) for column in columns)
         return texts if len(texts) > 1 else texts[0]
 
     try:
-        rows, rejects = read_as(settings.unlabelled, data.encoding, parse)
+        rows, rejects = read_as(settings.unlabelled, parse, encoding=data.encoding)
     except StorageError as error:
         raise DataError(f"unlabelled, {settings.unlabelled}: {error}") from None
     if rejects:
