@@ -15,7 +15,7 @@ import numpy.typing as npt
 from runtime.generation import GenerationEngine
 
 F64 = npt.NDArray[np.float64]
-MOST_TOKENS = 40_000  # of a split
+MOST_TOKENS = 20_000  # of a split
 RESAMPLES = 1000
 BLOCK = 64  # tokens that are resampled together: neighbours are not independent
 

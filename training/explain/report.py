@@ -23,6 +23,7 @@ _TOPICS: Mapping[str, tuple[str, frozenset[str], str]] = {  # name -> title, kin
     "language": ("Quality", DECODERS, "language:LanguageFindings"),
     "errors": ("Model errors", ENCODERS, "errors:ErrorFindings"),
     "behaviours": ("Behaviour", ENCODERS, "behaviours:BehaviourFindings"),
+    "samples": ("Sample errors", ENCODERS, "samples:SampleFindings"),
     "flips": ("Compression errors", ENCODERS, "flips:FlipFindings"),
     "drift": ("Compression errors", DECODERS, "drift:DriftFindings"),
     "training": ("Training", ENCODERS | DECODERS, "course:CourseFindings"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from runtime.manifest import verify
 from tests.unit.training.explain.subject import CHINESE, pair_rows, write_run
 from training.data.splits import TextSplits, load_splits
 from training.evaluate import evaluate_generation
+from training.explain import samples
 from training.explain.command import main
 from training.explain.likelihood import TextLosses, text_losses
 from training.explain.report import NAMES, page, read_explanation, topic
 from training.explain.words import Words
+from training.pages.page import Page, Section
 from training.recipe import Recipe
 
 pytestmark = pytest.mark.unit
@@ -36,7 +39,7 @@ def explained(folder: Path, *options: str, kind: str = "matching", **changed: An
 @pytest.mark.parametrize("kind", ["matching", "embedding", "generation"])
 def test_every_topic_of_a_kind_is_there_and_the_page_fetches_nothing(tmp_path: Path, kind: str) -> None:
     html, found = explained(tmp_path, "--seconds", "0", kind=kind)
-    expected = {name for name in NAMES if kind in topic(name).kinds} - {"training", "flips", "drift"}
+    expected = {name for name in NAMES if kind in topic(name).kinds} - {"training", "samples", "flips", "drift"}
     assert found["topics"].keys() == expected
     assert not re.search(r"(src|href)=[\"'](?!#)", html.replace('xlink:href="#', ""))
     assert "url(http" not in html
@@ -138,3 +141,25 @@ def test_losses_add_up_to_the_perplexity_of_an_evaluation(tmp_path: Path) -> Non
     assert np.exp(found.documents[0].losses.mean()) == pytest.approx(expected, rel=1e-5)
     assert "".join(found.documents[0].texts) == splits.texts("valid")[0]
     assert found.windows[0] >= 3
+
+
+def test_what_a_review_found_is_shown_in_both_languages(tmp_path: Path) -> None:
+    suspect = {"row": "train:7", "where": "a/pairs.jsonl:7", "text_a": "a", "text_b": "b", "label": "1", "rank": 1}
+    suspect |= {"suggested": "0", "suspicion": 0.9, "fingerprint": "r1"}
+    reasons = [{"kind": "outlier", "text": "far"}]
+    review = {"rows": {"train": 3}, "sha256": {}, "encoder": "e", "seed": 1, "counted_errors": {"train": 1}}
+    (tmp_path / "review").mkdir()
+    whole = review | {"suspects": [suspect | {"reasons": reasons}]}
+    (tmp_path / "review" / "review.json").write_text(json.dumps(whole))
+    found = samples.find(SimpleNamespace(run=tmp_path))  # type: ignore[arg-type]
+    assert found is not None
+    assert samples.find(SimpleNamespace(run=tmp_path / "other")) is None  # type: ignore[arg-type]
+    phrases = {"en": ("count: train 1 / 3", "outlier"), "zh": ("标签错误数：train 1 / 3", "离群")}
+    for language, (title, kind) in phrases.items():
+        section = Section("samples")
+        samples.show(found, section, Words(language))
+        shown = Page("x", sections=[section]).html()
+        assert title in shown
+        assert kind in shown
+        assert "pairs.jsonl:7" in shown
+    assert samples.SampleFindings.model_validate_json(found.model_dump_json()) == found
