@@ -92,6 +92,8 @@ def clear(run: Path) -> None:
         shutil.rmtree(run / name, ignore_errors=True)
     for name in (LOG_FILE, CURVES_FILE, REPORT_FILE, REJECTS_FILE):
         (run / name).unlink(missing_ok=True)
+    for path in run.glob("explain*"):  # of the old weights
+        path.unlink()
 
 
 def write_data_report(run: Path, splits: PairSplits | TextSplits) -> None:

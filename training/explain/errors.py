@@ -13,7 +13,7 @@ from training.explain import features, slices
 from training.explain.attribution import Attribution, occlusion
 from training.explain.contract import Bools, Findings, Range, ScoredRows, Subject
 from training.explain.show import bars, coloured
-from training.explain.slices import Slice
+from training.explain.slices import TERM, Slice
 from training.explain.words import Words
 from training.pages.page import Section
 
@@ -180,8 +180,11 @@ def slice_cells(each: Slice, word: Words) -> list[str | int]:
 
 
 def describe(each: Slice, word: Words) -> str:
-    """Its conditions in words."""
-    return " + ".join(f"{word.known(one.feature)}: {word.known(one.value)}" for one in each.conditions)
+    """Its conditions in words. A term stays what it is: it may be one of the page's words by chance."""
+    return " + ".join(
+        f"{word.known(one.feature)}: {one.value if one.feature == TERM else word.known(one.value)}"
+        for one in each.conditions
+    )
 
 
 def case_table(title: str, cases: Sequence[Case], section: Section, word: Words) -> None:

@@ -18,8 +18,11 @@ from training.data.splits import TextSplits, load_splits
 from training.evaluate import evaluate_generation
 from training.explain import samples
 from training.explain.command import main
+from training.explain.contract import Range
+from training.explain.errors import describe
 from training.explain.likelihood import TextLosses, text_losses
 from training.explain.report import NAMES, page, read_explanation, topic
+from training.explain.slices import Condition, Slice
 from training.explain.words import Words
 from training.pages.page import Page, Section
 from training.recipe import Recipe
@@ -78,6 +81,11 @@ def test_every_phrase_has_a_translation_with_the_same_places() -> None:
         Words("zh")("a phrase that nobody translated")
     assert Words("en")("given {label}", label="x") == "given x"
     assert Words("zh").known("COL price") == "COL price"
+    to = Slice(
+        conditions=(Condition(feature="word", value="to"), Condition(feature="negation", value="one")),
+        rows=1, marked=1, rate=Range(value=1, low=0, high=1), rate_outside=0, p=1, q=1,
+    )  # fmt: skip
+    assert describe(to, Words("zh")) == "词: to + 否定: 一侧有"
 
 
 def test_the_threshold_and_the_rows_follow_the_options(tmp_path: Path) -> None:
