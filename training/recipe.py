@@ -101,6 +101,7 @@ class TextData(Section):
     test_share: float = Field(default=0.05, gt=0, lt=0.5)
 
 
+GPU_FACTOR = 4  # the batch on a CUDA GPU, which steps of a CPU's size leave idle, where a recipe does not say
 SCHEDULE = {"steps", "warmup_steps", "validate_every"}  # of Train, counted in steps
 
 
@@ -117,20 +118,21 @@ class Train(Section):
     freeze_embeddings: bool = False  # leave the word embeddings of the base as they are: faster, half the memory
     threads: int | None = Field(default=None, gt=0)  # of torch on the CPU; None: as many as it takes by itself
     precision: Literal["fp32", "bf16"] | None = None  # None: bf16 on a CUDA GPU that has it, fp32 elsewhere
-    gpu_batch_size: int | None = Field(default=None, gt=0)  # on a CUDA GPU instead of batch_size; see `on_gpu`
+    gpu_batch_size: int | None = Field(default=None, gt=0)  # on a CUDA GPU instead of batch_size; None: four times it
 
     def on_gpu(self) -> Train:
-        """The settings for a CUDA GPU: with `gpu_batch_size` the same rows in fewer, larger steps. The learning rate
-        grows with the root of the batch, as Adam's noise asks for (Malladi et al., arXiv:2205.10287)."""
-        if self.gpu_batch_size is None:
-            return self
-        factor = self.gpu_batch_size / self.batch_size
+        """The settings for a CUDA GPU: the same rows in fewer, larger steps, of `gpu_batch_size` rows. The learning
+        rate grows with the root of the batch, as Adam's noise asks for (Malladi et al., arXiv:2205.10287)."""
+        batch_size = self.gpu_batch_size or GPU_FACTOR * self.batch_size
+        factor = batch_size / self.batch_size
+        steps = max(round(self.steps / factor), 1)
         return Train(
             **self.model_dump(exclude={"gpu_batch_size", "batch_size", "learning_rate"} | SCHEDULE),
-            batch_size=self.gpu_batch_size,
+            batch_size=batch_size,
+            gpu_batch_size=batch_size,  # so that the recorded settings, trained again, stay as they are
             learning_rate=self.learning_rate * factor**0.5,
-            steps=max(round(self.steps / factor), 1),
-            warmup_steps=round(self.warmup / factor),
+            steps=steps,
+            warmup_steps=min(round(self.warmup / factor), steps - 1),
             validate_every=max(round(self.validate_every / factor), 1),
         )
 

@@ -104,7 +104,7 @@ def train(recipe: Recipe, *, fresh: bool = False) -> Outcome:
 
 
 def on_this_machine(recipe: Recipe) -> Recipe:
-    """The recipe as it is trained here, and recorded: `train.gpu_batch_size` is put in place where there is a GPU."""
+    """The recipe as it is trained here, and recorded: with larger batches where there is a GPU (`Train.on_gpu`)."""
     train = recipe.train.on_gpu() if torch.cuda.is_available() else recipe.train
     return recipe.model_copy(update={"train": train})
 
@@ -274,6 +274,9 @@ def main(arguments: list[str]) -> int:
         outcome = train(recipe, fresh=options.fresh)
     except (SluiceError, DataError, RunRefused, Diverged, InvalidInput, ValueError) as error:
         print(f"train: {error}", file=sys.stderr)
+        return 1
+    except torch.OutOfMemoryError as error:
+        print(f"train: the GPU's memory is full; give a smaller train.gpu_batch_size. {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -7,14 +7,20 @@ written as a recipe that `train` takes.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from records.document import DocumentError, check_document, read_document
 from runtime.errors import InvalidInput, SluiceError
 from training.data.errors import DataError
 from training.recipe import Recipe
 from training.tuning.settings import PRUNERS, SAMPLERS, Tune
+
+if TYPE_CHECKING:
+    from training.tuning.search import Search
 
 
 def main(arguments: list[str]) -> int:
@@ -30,49 +36,64 @@ def main(arguments: list[str]) -> int:
         help=f"search once with each, on the same budget: {', '.join(SAMPLERS)}, each also as METHOD+hyperband or "
         "METHOD+median",
     )
+    parser.add_argument("--json", action="store_true", help="print report.json of each search, and else nothing")
     options = parser.parse_intermixed_args(arguments)
     try:
         recipe = read_document(options.config, Recipe, options.overrides)
         if recipe.tune is None:
             raise DocumentError(f"{options.config} has no tune section; docs/tuning.md shows one.")
         methods = [_method(recipe.tune, text) for text in options.compare.split(",")] if options.compare else []
-        return _tune(recipe, methods or [recipe.tune], fresh=options.fresh, compare=bool(methods))
+        return _tune(recipe, methods or [recipe.tune], options)
     except DocumentError as error:
         print(error, file=sys.stderr)
         return 2
 
 
-def _tune(recipe: Recipe, methods: list[Tune], *, fresh: bool, compare: bool) -> int:
+def _tune(recipe: Recipe, methods: list[Tune], options: argparse.Namespace) -> int:
     from training.progress import quiet_libraries
-    from training.run_folder import RunRefused, locked
-    from training.tuning.report import write_comparison, write_report
-    from training.tuning.search import search
+    from training.run_folder import RunRefused
+    from training.tuning.report import summary
 
     quiet_libraries()
-    folder = recipe.run / "tune"
-    folder.mkdir(parents=True, exist_ok=True)
-    done = []
     try:
-        with locked(folder):
-            for tune in methods:
-                print(f"tuning {recipe.name} by {tune.method} in {folder / tune.method}", flush=True)
-                done.append(search(recipe, tune, fresh=fresh))
-                print(f"report: {write_report(done[-1], recipe.name)}", flush=True)
-            if compare:
-                print(f"comparison: {write_comparison(done, folder, recipe.name)}")
+        # What a script reads comes alone; how the search goes is for people.
+        with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+            done = _searches(recipe, methods, fresh=options.fresh, compare=bool(options.compare))
     except (SluiceError, DataError, RunRefused, InvalidInput) as error:
         print(f"tune: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on with the search", file=sys.stderr)
         return 130
+    if options.json:
+        print(json.dumps([summary(each) for each in done], indent=1))
     for each in done:
         best = each.study.best
         if best is None or each.best is None:
             print(f"tune: {each.folder}: no trial was trained to its end; raise the budget.", file=sys.stderr)
             return 1
-        print(f"{each.study.tune.method}: best {each.figure} {best.value:.4f} of trial {best.number}: {each.best}")
+        if not options.json:
+            print(f"{each.study.tune.method}: best {each.figure} {best.value:.4f} of trial {best.number}: {each.best}")
     return 0
+
+
+def _searches(recipe: Recipe, methods: list[Tune], *, fresh: bool, compare: bool) -> list[Search]:
+    """One search a method, each with its report; at the end the comparison."""
+    from training.run_folder import locked
+    from training.tuning.report import write_comparison, write_report
+    from training.tuning.search import search
+
+    folder = recipe.run / "tune"
+    folder.mkdir(parents=True, exist_ok=True)
+    done = []
+    with locked(folder):
+        for tune in methods:
+            print(f"tuning {recipe.name} by {tune.method} in {folder / tune.method}", flush=True)
+            done.append(search(recipe, tune, fresh=fresh))
+            print(f"report: {write_report(done[-1], recipe.name)}", flush=True)
+        if compare:
+            print(f"comparison: {write_comparison(done, folder, recipe.name)}")
+    return done
 
 
 def _method(tune: Tune, text: str) -> Tune:

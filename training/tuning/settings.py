@@ -64,7 +64,7 @@ class FloatRange(Section):
         if self.step is None:
             return None
         count = int((self.high - self.low) / self.step + 1e-9) + 1
-        return tuple(self.low + index * self.step for index in range(count))
+        return tuple(self.value(self.low + index * self.step) for index in range(count))
 
     @property
     def probes(self) -> Sequence[Scalar]:
@@ -72,8 +72,8 @@ class FloatRange(Section):
         return (self.low, self.high, self.low + (self.high - self.low) * 0.381966)
 
     def value(self, encoded: Any) -> Any:
-        """What a sampler's value is in the recipe."""
-        return encoded
+        """What a sampler's value is in the recipe: 0.3 where 0.1 + 2 * 0.1 is 0.30000000000000004."""
+        return encoded if self.step is None else float(f"{encoded:.12g}")
 
 
 class Choice(Section):

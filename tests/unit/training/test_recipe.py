@@ -157,6 +157,9 @@ def test_a_larger_batch_on_a_gpu_sees_the_same_rows() -> None:
     larger = train.on_gpu()
     assert (larger.batch_size, larger.steps, larger.warmup, larger.validate_every) == (64, 250, 12, 25)
     assert larger.learning_rate == pytest.approx(2e-4)
-    assert (larger.gpu_batch_size, larger.threads) == (None, 3)
+    assert (larger.gpu_batch_size, larger.threads) == (64, 3)
     assert larger.on_gpu() == larger  # put in place once
-    assert train.model_copy(update={"gpu_batch_size": None}).on_gpu().steps == 1000
+    assert train.model_copy(update={"gpu_batch_size": None}).on_gpu() == larger  # four times the batch
+    same = train.model_copy(update={"gpu_batch_size": 16}).on_gpu()
+    assert (same.batch_size, same.steps, same.learning_rate) == (16, 1000, 1e-4)
+    assert Train(steps=4, warmup_steps=3, validate_every=2).on_gpu().steps == 1  # and its warm-up ends

@@ -116,6 +116,7 @@ def test_a_grid_is_tried_whole_each_point_once_also_after_a_kill(tmp_path: Path)
     steps = {"type": "float", "low": 0.1, "high": 0.3, "step": 0.1}
     settings = tune(space={"train.learning_rate": steps, "train.batch_size": BATCH}, sampler="grid", trials=None)
     assert len(grid(settings)) == 6
+    assert {point["train.learning_rate"] for point in grid(settings)} == {0.1, 0.2, 0.3}  # not 0.30000000000000004
     begun = drawn(study(tmp_path, settings), 2)
     again = study(tmp_path, settings)
     cut_off = again.ask()
