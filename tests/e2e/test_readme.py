@@ -13,6 +13,7 @@ from typing import get_args
 
 import pytest
 import torch
+import yaml
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from runtime.backends.fake import byte_tokenizer
@@ -73,30 +74,57 @@ def test_the_load_test_passes_on_it(server: Server, home: Path, tmp_path: Path) 
     assert (tmp_path / "report.html").is_file()
 
 
-def test_own_data_becomes_a_published_model(home: Path, tmp_path: Path) -> None:
-    """On a tiny base, so that it takes seconds; every command and key is the README's."""
-    base = tmp_path / "base"
+def own_data(folder: Path) -> None:
+    """Three splits of pairs, and a tiny base, so that a training takes seconds."""
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     config = BertConfig(vocab_size=258, **shape)
-    BertForSequenceClassification(config).save_pretrained(base)
-    PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(pairs=True)).save_pretrained(base)
+    BertForSequenceClassification(config).save_pretrained(folder / "base")
+    PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(pairs=True)).save_pretrained(folder / "base")
     rows = [{"text_a": f"word {n % 4}", "text_b": f"word {n % 3}", "label": int(n % 4 == n % 3)} for n in range(60)]
     for number, split in enumerate(("train", "valid", "test")):
         mine = [json.dumps({**row, "text_a": f"{row['text_a']} {split}{n}"}) for n, row in enumerate(rows[number:])]
-        (tmp_path / f"{split}.jsonl").write_text("\n".join(mine) + "\n")
+        (folder / f"{split}.jsonl").write_text("\n".join(mine) + "\n")
+
+
+def test_own_data_becomes_a_published_model(home: Path, tmp_path: Path) -> None:
+    """Every command and key is the README's."""
+    own_data(tmp_path)
     block = commands("Your own data in five minutes").split("bentoml serve")[0]
-    small = f"model.base={base} train.freeze_embeddings=false train.steps=4 train.warmup_steps=1 train.validate_every=2"
+    small = "model.base=base train.freeze_embeddings=false train.steps=4 train.warmup_steps=1 train.validate_every=2"
     script = block.replace(" name=faq", f" name=faq {small}").replace("training/recipes", f"{ROOT}/training/recipes")
     printed = shell(script, home, tmp_path)
     assert re.search(r"published faq:\S+ \(matching, int8\)", printed)
     assert "is production of faq" in printed
 
 
+def test_the_training_lab_leaves_what_the_readme_says(home: Path, tmp_path: Path) -> None:
+    """Two trials, two candidates and no measuring of speed, so that it takes seconds."""
+    own_data(tmp_path)
+    recipe = yaml.safe_load((ROOT / "training/recipes/demo-matching.yaml").read_text(encoding="utf-8"))
+    added = re.search(r"```yaml\n# added to faq.yaml\n(.*?)```", README, re.DOTALL)
+    assert added
+    recipe |= {"name": "faq", "data": {split: f"{split}.jsonl" for split in ("train", "valid", "test")}}
+    recipe |= yaml.safe_load(added[1])
+    recipe["model"]["base"] = "base"
+    recipe["train"] |= {"freeze_embeddings": False, "steps": 4, "warmup_steps": 1, "validate_every": 2}
+    recipe["tune"]["trials"] = 2
+    export: list[dict[str, str]] = [{"step": "export"}]
+    recipe["compress"] = {"candidates": {"fp32": export, "int8": [*export, {"step": "int8"}]}}
+    (tmp_path / "faq.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    script = commands("The training lab").replace("runs/faq ", "runs/faq --skip inference ")
+    printed = shell(f"python -m training train faq.yaml\n{script}", home, tmp_path)
+    run = tmp_path / "runs/faq"
+    for made in ("review/review.csv", "tune/tpe/best.yaml", "tune/tpe/report.html", "explain.html", "explain.json"):
+        assert (run / made).is_file(), made
+    assert list(run.rglob("front.html"))
+    assert re.search(r"^faq +finished +matching", printed, re.MULTILINE)
+
+
 def test_the_batch_job_runs(home: Path, tmp_path: Path) -> None:
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs/a.jsonl").write_text('{"text_a": "a b", "text_b": "a b"}\n')
-    yaml = re.search(r"```yaml\n# job.yaml\n(.*?)```", README, re.DOTALL)
-    assert yaml
-    (tmp_path / "job.yaml").write_text(yaml[1].replace("s3://my-bucket", str(tmp_path)))
+    job = re.search(r"```yaml\n# job.yaml\n(.*?)```", README, re.DOTALL)
+    assert job
+    (tmp_path / "job.yaml").write_text(job[1].replace("s3://my-bucket", str(tmp_path)))
     assert "1 rows in, 1 out, 0 bad" in shell(commands("Batch"), home, tmp_path)
