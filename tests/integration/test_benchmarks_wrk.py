@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,7 +65,8 @@ def test_what_was_measured_and_nothing_else(url: str, tmp_path: Path) -> None:
     loop = closed_loop(url, bodies, clients=4, seconds=3, first=10)
     # Distinct bodies, from the one asked for on; wrk makes one request in vain before it begins.
     assert len(set(Known.bodies)) == len(Known.bodies) >= loop.requests
-    assert Known.bodies[0] == b'{"n": 11}'
+    # Four clients begin together, so which of their first requests comes in first is chance.
+    assert min(json.loads(body)["n"] for body in Known.bodies) == 11
     # One of ten is a failure and no throughput.
     assert loop.failures == pytest.approx(loop.requests / 10, abs=2)
     assert 0 < loop.answers_per_s < loop.requests / 3

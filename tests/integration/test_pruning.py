@@ -228,7 +228,7 @@ def test_a_trimmed_vocabulary_leaves_the_scores_of_known_texts(tmp_path: Path, w
 
 def test_a_bi_encoder_is_cut_and_trained_as_one(tmp_path: Path) -> None:
     encoder_folder(tmp_path / "base")
-    write_head(tmp_path / "base", "mean", WIDTH)
+    write_head(tmp_path / "base", ["mean"], WIDTH)
     adopt_folder(tmp_path / "base", tmp_path / "runs" / "tiny" / "checkpoint", max_tokens=24)
     files = [write_jsonl(tmp_path / f"{split}.jsonl", pair_rows(16, seed)) for seed, split in enumerate(SPLITS)]
     groups = [{"text": f"{word} {number}", "group": word} for word in ("card", "pin") for number in range(8)]
