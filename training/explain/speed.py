@@ -19,7 +19,7 @@ from training.explain.show import BLUE, GREY, ORANGE
 from training.explain.words import Words
 from training.pages.page import Section, figure
 
-LOADING_LIMIT_S = 180.0  # to load and warm up, and to finish what was begun
+LOADING_LIMIT_S = 600.0  # to load and warm up, and to finish what was begun
 TEXTS = 64
 TEXT_CHARACTERS = 300
 

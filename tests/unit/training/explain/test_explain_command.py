@@ -26,6 +26,7 @@ from training.explain.slices import Condition, Slice
 from training.explain.words import Words
 from training.pages.page import Page, Section
 from training.recipe import Recipe
+from training.run_folder import clear
 
 pytestmark = pytest.mark.unit
 
@@ -171,3 +172,12 @@ def test_what_a_review_found_is_shown_in_both_languages(tmp_path: Path) -> None:
         assert kind in shown
         assert "pairs.jsonl:7" in shown
     assert samples.SampleFindings.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_fresh_training_takes_the_pages_of_the_old_weights_away(tmp_path: Path) -> None:
+    pages = ["explain.html", "explain.json", "explain-int8.html", "explain-int8.json"]
+    for name in (*pages, "notes.txt"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "review").mkdir()  # of the data, which are the same
+    clear(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "review"]

@@ -64,6 +64,7 @@ def test_rates_by_value_are_counts_of_their_rows() -> None:
         ("pay 20", "pay 30", {"numbers": "different"}),
         ("my card in Paris", "my card in London", {"entities": "different"}),
         ("我不知道", "我知道", {"negation": "one", "script": "Han"}),
+        ("他没有去过北京", "他不曾去过北京", {"negation": "both"}),
         ("他住在北京", "他2019年住在北京", {"numbers": "different"}),
         ("《红楼梦》的作者", "《西游记》的作者", {"entities": "different"}),
         ("привет", "hello", {"script": "Cyrillic+Latin"}),
