@@ -132,6 +132,7 @@ def train_loop(
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup,
         optim="adamw_torch_fused",
+        use_cpu=not on_gpu,  # said, because bf16 is refused there otherwise
         bf16=bf16,  # autocast: weights and optimizer stay fp32
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.gradient_clip,

@@ -90,3 +90,15 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_what_to_change(tmp_path:
         task.model.classifier.weight.fill_(float("nan"))
     with pytest.raises(Diverged, match=r"nan at step 1: .*train\.learning_rate"):
         train_loop(task, SETTINGS, 7, tmp_path, report_into(tmp_path))
+
+
+def test_in_bf16_the_weights_stay_fp32_and_the_figures_near(tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        task = tiny_task(iter([0.1] * 9))
+        settings = SETTINGS.model_copy(update={"precision": precision})
+        train_loop(task, settings, 7, tmp_path / precision, report_into(tmp_path / precision))
+        assert {parameter.dtype for parameter in task.model.parameters()} == {torch.float32}
+        losses[precision] = [entry["loss"] for entry in read_log(tmp_path / precision / "log.jsonl") if "loss" in entry]
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], abs=0.05)
