@@ -7,7 +7,7 @@ import os
 import random
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,8 @@ import torch
 import transformers
 from transformers import TrainerCallback
 
-from runtime.backends.fake import write_fake_artifact
+from models import encoder
+from runtime.backends.fake import VOCABULARY, write_fake_artifact
 from runtime.contract import Pair
 from runtime.errors import InvalidInput
 from runtime.load import load_engine
@@ -23,6 +24,10 @@ from runtime.manifest import Kind, read_manifest
 from tests.unit.training.tiny import WORDS, encoder_folder, pair_rows, write_jsonl
 from training.checkpoint import adopt_folder, seal_checkpoint
 from training.compression.command import main as compress
+from training.compression.new_student import begin_words
+from training.compression.probe import Probe
+from training.compression.step import Context
+from training.compression.student import Student
 from training.data.pairs import LabelledPair
 from training.distillation.settings import Distillation
 from training.distillation.task import distilling
@@ -228,6 +233,49 @@ def test_a_bi_encoder_teaches_a_pair_model_by_its_cosines(tmp_path: Path) -> Non
     assert agreement(answers[:, 1] - answers[:, 0], scores) > 0.999
 
 
+@pytest.mark.parametrize("architecture", ["bilstm", "textcnn"])
+def test_a_new_encoder_makes_a_pair_classifier_that_comes_to_agree(
+    architecture: str, teacher: Path, tmp_path: Path
+) -> None:
+    step = Student.model_validate({"encoder": {"architecture": architecture, "embedding": 16, "hidden": 16}})
+    context = Context(teacher, cast(Probe, None), tmp_path / "work")
+    done = step.apply(teacher, tmp_path / "made", context)
+    assert done["tokens"] == VOCABULARY
+    task = matching_student(tmp_path / "made", tmp_path / "work")
+    answers = log_odds(teacher)
+    before = agreement(log_odds(saved(task, tmp_path / "before")), answers)
+    taught = distilled(task, teacher, tmp_path, outputs=1.0)
+    run(taught, tmp_path / "run")
+    after = agreement(log_odds(saved(taught, tmp_path / "after")), answers)
+    assert after > max(0.8, before + 0.3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "nothing would change"),
+        ({"encoder": {}, "hidden": 8}, "hidden: sizes of the source's own network"),
+        ({"encoder": {"architecture": "bert"}}, "unknown encoder architecture"),
+    ],
+)
+def test_a_student_is_narrower_or_another_network(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Student.model_validate(settings)
+
+
+def test_words_begin_as_the_teachers_in_fewer_dimensions() -> None:
+    torch.manual_seed(1)
+    # Words of the teacher in three directions: as many dimensions keep how far apart any two are, but for the scale.
+    known = torch.randn(50, 3) @ torch.randn(3, 20)
+    network = encoder.create("textcnn", vocab_size=50, embedding_size=3, hidden_size=8, pad_token_id=0)
+    begin_words(network, known)
+    words = network.get_input_embeddings().weight.detach()
+    assert (words[0] == 0).all()
+    assert words.std().item() == pytest.approx(network.config.initializer_range, rel=0.05)
+    ratio = torch.pdist(words[1:]) / torch.pdist(known[1:])
+    assert ratio.std() / ratio.mean() < 1e-4
+
+
 # ---------------------------------------------------------------- bi-encoders
 
 
@@ -280,6 +328,8 @@ def alike(one: np.ndarray, other: np.ndarray) -> float:
     return agreement((one @ one.T)[above], (other @ other.T)[above])
 
 
+# A network from nothing learns at a higher rate than one that was trained before.
+FAST = {"learning_rate": 1e-2, "steps": 150, "warmup_steps": 5, "batch_size": 16, "validate_every": 150}
 LESSONS: dict[str, list[dict[str, Any]]] = {
     "all there is to learn": [
         {"step": "student", "hidden": 16, "intermediate": 32},
@@ -288,6 +338,14 @@ LESSONS: dict[str, list[dict[str, Any]]] = {
     "narrower, likeness alone": [
         {"step": "student", "hidden": 16, "start": "random"},
         {"step": "distill", "outputs": 0, "similarity": 30},
+    ],
+    "a convolution from nothing, on the teacher's words": [
+        {"step": "student", "encoder": {"architecture": "textcnn", "embedding": 16, "hidden": 32}},
+        {"step": "distill", "outputs": 10, "labels": 0.1, "train": FAST},
+    ],
+    "an LSTM from nothing, with a tokenizer of its own": [
+        {"step": "student", "encoder": {"architecture": "bilstm", "embedding": 16, "hidden": 16, "vocab_size": 300}},
+        {"step": "distill", "outputs": 10, "train": FAST},
     ],
 }
 

@@ -1,4 +1,4 @@
-"""The step that makes a smaller network to be taught: the source, narrower."""
+"""The step that makes a smaller network to be taught: the source, narrower, or a BiLSTM or TextCNN that starts new."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from runtime.errors import InvalidInput
 from runtime.manifest import Format, read_manifest
 from training.compression.step import Context, Step
+from training.model_section import NewEncoder
 
 SIZES = {"hidden": "hidden_size", "heads": "num_attention_heads", "intermediate": "intermediate_size"}
 
@@ -24,12 +25,16 @@ class Student(Step):
     hidden: int | None = Field(default=None, gt=0)  # width of the states; None: as the source
     heads: int | None = Field(default=None, gt=0)  # of attention; must divide hidden
     intermediate: int | None = Field(default=None, gt=0)  # width of the feed-forward layers
+    encoder: NewEncoder | None = None  # another network; with the source's tokenizer, unless vocab_size is given
     start: Literal["truncated", "random"] = "truncated"  # weights: the source's leading rows and columns, or new ones
 
     @model_validator(mode="after")
     def _smaller(self) -> Student:
-        if not any(getattr(self, name) for name in SIZES):
-            raise ValueError("nothing would change: give hidden, heads or intermediate")
+        narrower = [name for name in SIZES if getattr(self, name)]
+        if not narrower and self.encoder is None:
+            raise ValueError("nothing would change: give hidden, heads or intermediate, or encoder")
+        if narrower and self.encoder:
+            raise ValueError(f"{', '.join(narrower)}: sizes of the source's own network; put those of encoder below it")
         return self
 
     def apply(self, source: Path, directory: Path, context: Context) -> dict[str, Any]:
@@ -43,6 +48,8 @@ class Student(Step):
 
         register_networks()
         torch.manual_seed(context.seed)
+        if self.encoder is not None:
+            return self._new(self.encoder, source, directory, context)
         sizes = {SIZES[name]: size for name in SIZES if (size := getattr(self, name)) is not None}
         try:
             if read_manifest(source).kind == "embedding":
@@ -56,6 +63,18 @@ class Student(Step):
             raise InvalidInput(f"{source}: {error}") from None
         AutoTokenizer.from_pretrained(source).save_pretrained(directory)
         return sizes | {"start": self.start}
+
+    def _new(self, shape: NewEncoder, source: Path, directory: Path, context: Context) -> dict[str, Any]:
+        from training.compression.new_student import write_student
+        from training.compression.vocabulary import texts_of
+
+        texts = None
+        if "vocab_size" in shape.model_fields_set:
+            if context.splits is None:
+                raise InvalidInput("encoder.vocab_size: a tokenizer needs texts; compress a recipe with data.")
+            texts = texts_of(context.splits, "train")
+        made = write_student(source, directory, shape, texts, words=self.start == "truncated")
+        return {"encoder": shape.architecture, "start": "random" if texts else self.start, **made}
 
     def _started(self, network: Any) -> Any:
         return network if self.start == "truncated" else type(network)(network.config)
