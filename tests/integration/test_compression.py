@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from runtime.backends.fake import VOCABULARY, byte_tokenizer
+from runtime.contract import Pair
+from runtime.encoder import EncoderEngine
 from runtime.load import load_engine
 from runtime.manifest import read_manifest, verify
 from tests.unit.training.tiny import pair_rows, write_jsonl
@@ -85,6 +91,43 @@ def test_a_refused_step_says_so_and_leaves_nothing(
     assert not (tmp_path / "runs/tiny/int8").exists()
     assert compress([recipe, "compress.steps=[{step: int8}]"]) == 2
     assert "put an export between them" in capsys.readouterr().err
+
+
+def test_auto_takes_one_of_the_forms_it_tried(recipe: str, tmp_path: Path) -> None:
+    auto = "compress.steps=[{step: export}, {step: int8, form: auto, gate: 0.01, calibration: 4}]"
+    assert compress([recipe, auto]) == 0
+    made = verify(tmp_path / "runs/tiny/int8")
+    record = made.steps[-1]
+    tried = record.settings["tried"]
+    assert {(each["form"], each["per_channel"]) for each in tried} == set(product(("dynamic", "static"), (True, False)))
+    assert min(each["p50_ms"] for each in tried) > 0
+    fastest = min(tried, key=lambda each: each["p50_ms"])  # all are within such a gate
+    assert (record.settings["form"], record.settings["per_channel"]) == (fastest["form"], fastest["per_channel"])
+    assert record.quality["f1"] == pytest.approx(fastest["f1"], abs=1e-5)
+    assert not [path for path in (tmp_path / "runs/tiny/compressed").iterdir() if path.name.startswith(".work")]
+
+
+def test_calibrated_ranges_are_constants_of_the_graph(recipe: str, tmp_path: Path) -> None:
+    int8 = tmp_path / "runs/tiny/int8"
+    scores = {}
+    pairs = [Pair(row["text_a"], row["text_b"]) for row in pair_rows(8, seed=1)]
+    for form, settings in (("dynamic", ""), ("static", ", form: static, calibration: 4")):
+        assert compress([recipe, f"compress.steps=[{{step: export}}, {{step: int8{settings}}}]"]) == 0
+        operators = Counter(node.op_type for node in onnx.load(int8 / "model.onnx").graph.node)
+        # 2 layers of 4 products, pooler and classifier; the looks for extremes are what calibration saves.
+        assert operators["QuantizeLinear"] == (10 if form == "static" else 0)
+        assert (operators["DynamicQuantizeLinear"] > 0) == (form == "dynamic")
+        assert all(weight.data_type != onnx.TensorProto.FLOAT for weight in _matrices(int8 / "model.onnx"))
+        engine = load_engine(int8)
+        assert isinstance(engine, EncoderEngine)
+        scores[form] = np.asarray([result.score for result in engine.score(pairs)])
+        engine.close()
+    assert 0 < abs(scores["static"] - scores["dynamic"]).max() < 0.05
+    assert "calibrated on 4 inputs" in verify(int8).steps[-1].settings["activations"]
+
+
+def _matrices(graph: Path) -> list[onnx.TensorProto]:
+    return [each for each in onnx.load(graph).graph.initializer if len(each.dims) == 2]
 
 
 CANDIDATES = (

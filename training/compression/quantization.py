@@ -1,6 +1,7 @@
-"""fp32 ONNX graphs to int8 and int4: weights ahead of time, activations while it runs (dynamic quantisation).
+"""fp32 ONNX graphs to int8 and int4: weights ahead of time, activations while it runs (dynamic quantisation) or, of
+encoders, by ranges that were found ahead of time too (static).
 
-Two forms, chosen by measurement (docs/experiments.md, "int8"). Encoders: one scale an output channel, s8 weights, with
+Settled by measurement (docs/experiments.md, "int8"). Encoders: one scale an output channel, s8 weights, with
 the projections of the attention taken out of the fused operator, whose weights would stay fp32. Decoders: a scale for
 each block of 128 weights of 8 bits or 32 of 4 (MatMulNBits), activations quantised a row and block at a time, so that a
 sequence has the same logits alone and in company, bit by bit.
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
 from training.causal_graph import save_graph
 
@@ -25,15 +28,38 @@ BLOCK = 128
 ROW_MULTIPLE = 2
 # The kernel's int8 arithmetic: activations are quantised a row and block at a time.
 INT8_ACTIVATIONS = 4
+# Of encoders: matrix products, and what is quantised as it runs in a static form too.
+PRODUCTS, OTHERS = ["MatMul", "Gemm"], ["Gather", "LSTM"]
+# A fused graph lacks the shape information from which the quantisers would infer tensor types.
+UNKNOWN = onnx.TensorProto.FLOAT
 
 
-def quantize_encoder(graph: Path, path: Path) -> dict[str, object]:
-    """Write the int8 form of an encoder graph to `path`; returns the settings for the manifest."""
-    operators = ["MatMul", "Gemm", "Gather", "LSTM"]
+def quantize_encoder(
+    graph: Path,
+    path: Path,
+    *,
+    per_channel: bool = True,
+    reduce_range: bool = False,
+    calibration: Sequence[Mapping[str, np.ndarray]] | None = None,
+) -> dict[str, object]:
+    """Write the int8 form of an encoder graph to `path`; returns the settings for the manifest.
+
+    `calibration`: inputs of the graph, on which the ranges of activations are found; None: dynamic. `reduce_range`:
+    weights of 7 bits.
+    """
+    scales = {"per_channel": per_channel, "reduce_range": reduce_range}
     model = onnx.load(graph)
     _expose_projections(model.graph)
-    _quantize_dynamic(model, path, operators)
-    return {"weights": "s8", "per_channel": True, "operators": operators}
+    done: dict[str, object] = {"weights": "7 bit" if reduce_range else "s8", "per_channel": per_channel}
+    if calibration is None:
+        _quantize_dynamic(model, path, [*PRODUCTS, *OTHERS], **scales)
+    else:
+        with tempfile.TemporaryDirectory(dir=path.parent) as work:
+            halfway = Path(work) / "products.onnx"
+            _quantize_static(model, halfway, calibration, **scales)
+            _quantize_dynamic(onnx.load(halfway), path, OTHERS, **scales)
+        done["activations"] = f"u8, calibrated on {len(calibration)} inputs"
+    return done | {"operators": [*PRODUCTS, *OTHERS]}
 
 
 def _expose_projections(graph: onnx.GraphProto) -> None:
@@ -107,20 +133,70 @@ def _nbits_quantizer() -> type:
     return matmul_nbits_quantizer.MatMulNBitsQuantizer
 
 
-def _quantize_dynamic(graph: Path | onnx.ModelProto, path: Path, operators: list[str]) -> None:
-    # The quantiser warns on the root logger that it would like shapes inferred first; fused operators have none.
-    logging.disable(logging.WARNING)
-    try:
+def _quantize_dynamic(
+    graph: Path | onnx.ModelProto,
+    path: Path,
+    operators: list[str],
+    *,
+    per_channel: bool = True,
+    reduce_range: bool = False,
+) -> None:
+    with _quiet():
         quantize_dynamic(
             graph,
             path,
             op_types_to_quantize=operators,
-            per_channel=True,
+            per_channel=per_channel,
+            reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
             # Whatever the size: what lies halfway is read once and thrown away.
             use_external_data_format=isinstance(graph, Path),
-            # A fused graph lacks the shape information from which the quantiser would infer tensor types.
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+            extra_options={"DefaultTensorType": UNKNOWN},
         )
+
+
+class _Inputs(CalibrationDataReader):
+    def __init__(self, inputs: Iterable[Mapping[str, np.ndarray]]) -> None:
+        self._left = iter(inputs)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next input; None after the last."""
+        found = next(self._left, None)
+        return None if found is None else dict(found)
+
+
+def _quantize_static(
+    model: onnx.ModelProto,
+    path: Path,
+    calibration: Iterable[Mapping[str, np.ndarray]],
+    *,
+    per_channel: bool,
+    reduce_range: bool,
+) -> None:
+    with _quiet():
+        quantize_static(
+            model,
+            path,
+            _Inputs(calibration),
+            op_types_to_quantize=PRODUCTS,
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={
+                "DefaultTensorType": UNKNOWN,
+                # Products of two activations, and outputs, stay fp32: what reads them is fp32.
+                "MatMulConstBOnly": True,
+                "OpTypesToExcludeOutputQuantization": PRODUCTS,
+            },
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantisers warn on the root logger that they would like shapes inferred first; fused operators have none."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
     finally:
         logging.disable(logging.NOTSET)
