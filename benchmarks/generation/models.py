@@ -15,7 +15,7 @@ from runtime.store import ModelStore
 
 PRECISIONS = ("int8", "fp32")
 LOG = Path("reports/bench/models.log")
-MAKERS = tuple(Path(f"training/{name}.py") for name in ("causal_graph", "quantization"))
+MAKERS = tuple(Path(f"training/{name}.py") for name in ("causal_graph", "compression/quantization"))
 
 
 @dataclass(frozen=True, slots=True)
