@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
 
 F64 = npt.NDArray[np.float64]
 RESAMPLES, LEVEL, SEED = 2000, 0.95, 7
@@ -36,6 +37,27 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+class Range(BaseModel):
+    """An interval as documents hold it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, found: Interval) -> Range:
+        """Rounded."""
+        return cls(value=round(found.value, 6), low=round(found.low, 6), high=round(found.high, 6))
+
+    def percent(self) -> str:
+        """Of a share: value and interval in percent."""
+        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
 def interval(
     metric: str,
     scores: npt.ArrayLike,
@@ -52,8 +74,7 @@ def interval(
     """
     marks = _marks(truth)
     sides = [_Runs(metric, scores, marks, threshold)]
-    value, drawn = _resampled(sides, len(marks), resamples, seed, lambda found: found[0])
-    return _interval(value, drawn, level)
+    return _interval(*_resampled(sides, len(marks), resamples, seed, lambda found: found[0]), level)
 
 
 def paired_difference(
@@ -71,8 +92,7 @@ def paired_difference(
     """Metric of `scores` minus metric of `others`, both on the same rows. Shapes and Raises: see `interval`."""
     marks = _marks(truth)
     sides = [_Runs(metric, scores, marks, threshold), _Runs(metric, others, marks, other_threshold)]
-    value, drawn = _resampled(sides, len(marks), resamples, seed, lambda found: found[0] - found[1])
-    return _interval(value, drawn, level)
+    return _interval(*_resampled(sides, len(marks), resamples, seed, lambda found: found[0] - found[1]), level)
 
 
 def paired_ratio(
@@ -90,8 +110,7 @@ def paired_ratio(
     """Metric of `scores` over metric of `others` ("98 % of the teacher's F1"). Shapes and Raises: see `interval`."""
     marks = _marks(truth)
     sides = [_Runs(metric, scores, marks, threshold), _Runs(metric, others, marks, other_threshold)]
-    value, drawn = _resampled(sides, len(marks), resamples, seed, lambda found: _ratio(found[0], found[1]))
-    return _interval(value, drawn, level)
+    return _interval(*_resampled(sides, len(marks), resamples, seed, lambda found: _ratio(found[0], found[1])), level)
 
 
 def wilson(hits: int, count: int, level: float = LEVEL) -> Interval:

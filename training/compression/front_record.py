@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from runtime.load import load_engine
 from runtime.manifest import read_manifest
-from training.bootstrap import Interval, interval, paired_ratio
+from training.bootstrap import Range, interval, paired_ratio
 from training.compression.front import Point, Spread, judged
 from training.compression.goal import Goal
 from training.compression.measure import Engine
@@ -29,20 +29,12 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Found(_Record):
-    """A figure and its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 class TestFigures(_Record):
     """A point on test: its figures, and its F1 over that of the teacher, on the same resamples of rows. Of several
     seeds, their mean in each resample. Generation: perplexities only, without intervals."""
 
-    figures: dict[str, Found]
-    f1_of_teacher: Found | None = None
+    figures: dict[str, Range]
+    f1_of_teacher: Range | None = None
     per_seed: dict[int, dict[str, float]] = {}
 
 
@@ -104,16 +96,16 @@ def on_test(outcomes: Sequence[Outcome], names: Sequence[str]) -> dict[str, Test
             seeds = {run.recipe.seed: _evaluated(run.artifact(_named(run, name)), run)[0] for run in outcomes}
             values = [figures["perplexity"] for figures in seeds.values()]
             middle = statistics.median(values)
-            figures = {"perplexity": Found(value=middle, low=min(values), high=max(values))}
+            figures = {"perplexity": Range(value=middle, low=min(values), high=max(values))}
             found[name] = TestFigures(figures=figures, per_seed=seeds)
         return found
     _, truth = as_pairs(splits.test, splits.positive)
     teacher = _Scores(outcomes, TEACHER)
     for name in (TEACHER, *names):
         its = teacher if name == TEACHER else _Scores(outcomes, name)
-        figures = {key: _found(interval(key, its.scores, truth, its.thresholds)) for key in ON_TEST}
+        figures = {key: Range.of(interval(key, its.scores, truth, its.thresholds)) for key in ON_TEST}
         both = (its.scores, teacher.scores, truth, its.thresholds, teacher.thresholds)
-        ratio = None if name == TEACHER else _found(paired_ratio("f1", *both))
+        ratio = None if name == TEACHER else Range.of(paired_ratio("f1", *both))
         found[name] = TestFigures(figures=figures, f1_of_teacher=ratio, per_seed=its.metrics)
     return found
 
@@ -169,7 +161,3 @@ def _median(points: Sequence[Point]) -> Point:
         "quality": {key: statistics.median(point.quality[key] for point in points) for key in points[0].quality},
     }
     return points[0].model_copy(update=changed)
-
-
-def _found(given: Interval) -> Found:
-    return Found(value=round(given.value, 5), low=round(given.low, 5), high=round(given.high, 5))

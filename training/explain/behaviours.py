@@ -16,10 +16,10 @@ from itertools import islice
 from typing import Literal
 
 from runtime.contract import Pair
-from training.bootstrap import wilson
+from training.bootstrap import Range, wilson
 from training.data.pairs import LabelledPair
 from training.explain import rewrites
-from training.explain.contract import Findings, Range, Score, ScoredRows, Subject
+from training.explain.contract import Findings, Score, ScoredRows, Subject
 from training.explain.show import bars
 from training.explain.words import Words
 from training.pages.page import Section

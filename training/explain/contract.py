@@ -16,7 +16,6 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from runtime.contract import Pair
-from training.bootstrap import Interval
 from training.data.pairs import LabelledPair
 from training.data.splits import PairSplits
 from training.data.texts import TextSplits
@@ -35,26 +34,6 @@ class Findings(BaseModel):
     """What a topic has found, as the JSON holds it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Range(Findings):
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, found: Interval) -> Range:
-        """An interval of training.bootstrap, rounded."""
-        return cls(value=round(found.value, 6), low=round(found.low, 6), high=round(found.high, 6))
-
-    def percent(self) -> str:
-        """Of a share: value and interval in percent."""
-        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 Curve = tuple[tuple[float, float], ...]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from runtime.manifest import read_manifest
-from training.explain.contract import Findings, Range, Subject
-from training.explain.flips import name
+from training.bootstrap import Range
+from training.explain.contract import Findings, Subject
 from training.explain.language import Passage, as_range, passage_table, passages, sources
 from training.explain.likelihood import TextLosses, perplexity, perplexity_ratio
+from training.explain.lineage import links
 from training.explain.show import bars
 from training.explain.words import Words
 from training.pages.page import Section
@@ -45,16 +45,10 @@ class DriftFindings(Findings):
 
 def find(subject: Subject) -> DriftFindings | None:
     """Compare each artifact with the one it was made from, on the subject's split."""
-    by_digest = {read_manifest(each).digest: each for each in subject.artifacts}
     found = []
-    for artifact in subject.artifacts:
-        manifest = read_manifest(artifact)
-        parent = by_digest.get(manifest.parent or "")
-        if parent is not None:
-            known = len(read_manifest(parent).steps)
-            names = tuple(step.name for step in manifest.steps[known:])
-            before, after = (subject.losses(each, subject.split) for each in (parent, artifact))
-            found.append(compare(before, after, name(artifact, subject), name(parent, subject), names, subject.seed))
+    for link in links(subject):
+        before, after = (subject.losses(each, subject.split) for each in (link.parent, link.artifact))
+        found.append(compare(before, after, link.name, link.parent_name, link.steps, subject.seed))
     return DriftFindings(steps=tuple(found)) if found else None
 
 

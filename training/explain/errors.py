@@ -8,10 +8,10 @@ import numpy as np
 from markupsafe import Markup
 
 from runtime.contract import Pair
-from training.bootstrap import wilson
+from training.bootstrap import Range, wilson
 from training.explain import features, slices
 from training.explain.attribution import Attribution, occlusion
-from training.explain.contract import Bools, Findings, Range, ScoredRows, Subject
+from training.explain.contract import Bools, Findings, ScoredRows, Subject
 from training.explain.show import bars, coloured
 from training.explain.slices import TERM, Slice
 from training.explain.words import Words

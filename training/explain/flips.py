@@ -3,16 +3,14 @@ they cluster there or are spread as chance would have it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from scipy.stats import binomtest
 
-from runtime.manifest import read_manifest
-from training.bootstrap import paired_difference, wilson
+from training.bootstrap import Range, paired_difference, wilson
 from training.explain import features, slices
-from training.explain.contract import F64, Bools, Findings, Range, ScoredRows, Subject
+from training.explain.contract import F64, Bools, Findings, ScoredRows, Subject
 from training.explain.errors import MOST_TERMS, describe, slice_cells, slice_plot, slice_table, spot
+from training.explain.lineage import links
 from training.explain.show import BLUE, GREY, ORANGE
 from training.explain.slices import Slice
 from training.explain.words import Words
@@ -67,22 +65,11 @@ class FlipFindings(Findings):
 
 def find(subject: Subject) -> FlipFindings | None:
     """Compare each artifact with the one it was made from, on the subject's split."""
-    by_digest = {read_manifest(each).digest: each for each in subject.artifacts}
     found = []
-    for artifact in subject.artifacts:
-        manifest = read_manifest(artifact)
-        parent = by_digest.get(manifest.parent or "")
-        if parent is not None:
-            before, after = (subject.scored(each, subject.split) for each in (parent, artifact))
-            known = len(read_manifest(parent).steps)
-            names = tuple(step.name for step in manifest.steps[known:])
-            found.append(compare(before, after, subject, name(artifact, subject), name(parent, subject), names))
+    for link in links(subject):
+        before, after = (subject.scored(each, subject.split) for each in (link.parent, link.artifact))
+        found.append(compare(before, after, subject, link.name, link.parent_name, link.steps))
     return FlipFindings(steps=tuple(found)) if found else None
-
-
-def name(artifact: Path, subject: Subject) -> str:
-    """How a reader knows an artifact: its place in the run."""
-    return artifact.relative_to(subject.run).as_posix() if subject.run else artifact.name
 
 
 def compare(

@@ -9,7 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from training.explain.contract import F64, Bools, Findings, Range, Subject
+from training.bootstrap import Range
+from training.explain.contract import F64, Bools, Findings, Subject
 from training.explain.likelihood import DocumentLosses, TextLosses, perplexity
 from training.explain.show import BLUE, bars, coloured
 from training.explain.words import Words

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from sklearn.metrics import confusion_matrix, precision_recall_curve, precision_recall_fscore_support, roc_curve
 
-from training.bootstrap import METRICS, interval
+from training.bootstrap import METRICS, Range, interval
 from training.explain import calibration
 from training.explain.calibration import Bin
-from training.explain.contract import F64, Bools, Curve, Findings, Range, ScoredRows, Subject, thinned
+from training.explain.contract import F64, Bools, Curve, Findings, ScoredRows, Subject, thinned
 from training.explain.show import BLUE, GREY, ORANGE
 from training.explain.threshold import ThresholdChoice, choose, show_choice
 from training.explain.words import Words

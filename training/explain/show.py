@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from training.explain.contract import Range
+from training.bootstrap import Range
 from training.pages.page import figure
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ _FOR, _AGAINST = "11,98,168", "200,83,28"
 
 
 def bars(rows: Sequence[tuple[str, Range]], label: str, line: float | None = None) -> Figure:
-    """A dot with its interval for each row, from the top; `line`: a value to compare with."""
+    """A dot with its interval for each row, from the top; `line`: a value to compare with.
+
+    The axis begins at 0 where all that is to be seen is not a small part of it then, as with ratios around 1.
+    """
     drawn, (axis,) = figure(7.2, 0.7 + 0.24 * len(rows))
     places = list(range(len(rows)))
     values = [each.value for _, each in rows]
@@ -28,7 +31,8 @@ def bars(rows: Sequence[tuple[str, Range]], label: str, line: float | None = Non
         axis.axvline(line, color=ORANGE, linewidth=1, linestyle="--")
     axis.set_yticks(places, [name for name, _ in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set_xlim(left=0)
+    if min(each.low for _, each in rows) < 0.8 * max(each.high for _, each in rows):
+        axis.set_xlim(left=0)
     axis.set_xlabel(label, fontsize=9)
     return drawn
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import false_discovery_control, hypergeom
 
-from training.bootstrap import wilson
-from training.explain.contract import F64, Bools, Findings, Range
+from training.bootstrap import Range, wilson
+from training.explain.contract import F64, Bools, Findings
 from training.explain.features import Values
 
 RATE = 0.05  # of false discoveries, and of the test within a slice

@@ -14,7 +14,7 @@ from runtime.manifest import read_manifest
 from training.data.splits import PairSplits
 from training.explain import speed_process
 from training.explain.contract import Findings, Subject
-from training.explain.flips import name
+from training.explain.lineage import name_of
 from training.explain.show import BLUE, GREY, ORANGE
 from training.explain.words import Words
 from training.pages.page import Section, figure
@@ -59,19 +59,29 @@ class SpeedFindings(Findings):
     threads: int
     new_tokens: int
     artifacts: tuple[ArtifactSpeed, ...]
+    failed: tuple[str, ...] = ()  # artifacts that could not be measured, and why
 
 
 def find(subject: Subject) -> SpeedFindings:
-    """Measure every artifact, each in a fresh process. Raises BackendFailed for one that cannot be measured."""
+    """Measure every artifact, each in a fresh process. One that cannot be measured is told, and costs nothing else."""
     texts = _texts(subject)
-    measured = []
+    measured: list[ArtifactSpeed] = []
+    failed: list[str] = []
     for artifact in subject.artifacts:
-        subject.log(f"speed of {name(artifact, subject)}")
-        measured.append(_measure(artifact, name(artifact, subject), texts, subject.seconds))
+        subject.log(f"speed of {name_of(artifact, subject)}")
+        try:
+            measured.append(_measure(artifact, name_of(artifact, subject), texts, subject.seconds))
+        except BackendFailed as error:
+            subject.log(str(error))
+            failed.append(str(error))
     generation = read_manifest(subject.artifact).kind == "generation"
     threads = len(os.sched_getaffinity(0))
     return SpeedFindings(
-        generation=generation, threads=threads, new_tokens=speed_process.NEW_TOKENS, artifacts=tuple(measured)
+        generation=generation,
+        threads=threads,
+        new_tokens=speed_process.NEW_TOKENS,
+        artifacts=tuple(measured),
+        failed=tuple(failed),
     )
 
 
@@ -118,6 +128,10 @@ def _measure(artifact: Path, shown: str, texts: Sequence[str], seconds: float) -
 
 def show(found: SpeedFindings, section: Section, word: Words) -> None:
     """An artifact a line, a plot of latencies, and every cell."""
+    for problem in found.failed:
+        section.notice(problem)
+    if not found.artifacts:
+        return
     section.table(
         [
             word(each)

@@ -13,30 +13,13 @@ from records.document import read_document
 from runtime.encoder import EncoderEngine
 from runtime.errors import InvalidInput
 from runtime.load import load_engine
-from training.bootstrap import Interval, interval, paired_difference
+from training.bootstrap import Range, interval, paired_difference
 from training.data.splits import PairSplits, load_splits
 from training.evaluate import as_pairs, score_pairs
 from training.recipe import Recipe
 from training.review.version import RECIPE_FILE
 
 EFFECT_FILE, METRICS = "effect.json", ("f1", "roc_auc")
-
-
-class Range(BaseModel):
-    """A figure with its 95 % interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, found: Interval) -> Range:
-        """An interval of training.bootstrap, rounded."""
-        return cls(value=round(found.value, 4), low=round(found.low, 4), high=round(found.high, 4))
-
-    def __str__(self) -> str:
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
 class Gain(BaseModel):

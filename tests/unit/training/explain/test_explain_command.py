@@ -14,11 +14,11 @@ import pytest
 from runtime.load import load_engine
 from runtime.manifest import verify
 from tests.unit.training.explain.subject import CHINESE, pair_rows, write_run
+from training.bootstrap import Range
 from training.data.splits import TextSplits, load_splits
 from training.evaluate import evaluate_generation
-from training.explain import samples
+from training.explain import samples, speed
 from training.explain.command import main
-from training.explain.contract import Range
 from training.explain.errors import describe
 from training.explain.likelihood import TextLosses, text_losses
 from training.explain.report import NAMES, page, read_explanation, topic
@@ -48,11 +48,23 @@ def test_every_topic_of_a_kind_is_there_and_the_page_fetches_nothing(tmp_path: P
     assert not re.search(r"(src|href)=[\"'](?!#)", html.replace('xlink:href="#', ""))
     assert "url(http" not in html
     assert "<script" not in html
-    (speed,) = found["topics"]["inference"]["artifacts"]
-    assert {(cell["batch"], cell["tokens"]) for cell in speed["cells"]} == {
+    (timed,) = found["topics"]["inference"]["artifacts"]
+    assert {(cell["batch"], cell["tokens"]) for cell in timed["cells"]} == {
         (batch, length) for batch in (1, 8, 32) for length in (16, 32, 64, 128)
     }
-    assert all(cell["p50_ms"] > 0 and cell["items_per_s"] > 0 for cell in speed["cells"])
+    assert all(cell["p50_ms"] > 0 and cell["items_per_s"] > 0 for cell in timed["cells"])
+
+
+def test_an_artifact_that_cannot_be_timed_costs_only_its_timing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "LOADING_LIMIT_S", 0.01)
+    html, found = explained(tmp_path, "--seconds", "0", "--skip", "behaviours")
+    assert "quality" in found["topics"]
+    inference = found["topics"]["inference"]
+    assert inference["artifacts"] == []
+    assert "measuring took more than 0.01 s" in inference["failed"][0]
+    assert "measuring took more than 0.01 s" in html
 
 
 def test_the_findings_are_the_page_and_the_page_speaks_chinese(tmp_path: Path) -> None:
