@@ -193,24 +193,31 @@ def _shown(text: str) -> str:
 # ---------------------------------------------------------------- JSONL
 
 
-def _read_jsonl(file: str, lines: Lines) -> Iterator[Row | BadRow]:
+def _read_lines(file: str, lines: Lines, parse: Callable[[str], dict[str, Any]]) -> Iterator[Row | BadRow]:
+    """A row a line, blank ones left out. `parse` raises ValueError, whose text is the reason."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         reason = _fault(line)
         if reason is None:
             try:
-                values = json.loads(line, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_number)
-            except json.JSONDecodeError as error:
-                reason = f"not JSON: {error.msg} at column {error.colno}"
-            except (ValueError, RecursionError) as error:
-                reason = f"not JSON: {error}"
-            else:
-                if isinstance(values, dict):
-                    yield Row(file, number, values)
-                    continue
-                reason = f"a JSON object is needed, found {type(values).__name__}"
+                yield Row(file, number, parse(line))
+                continue
+            except ValueError as error:
+                reason = str(error)
         yield BadRow(file, number, reason, _shown(line.rstrip("\r\n")))
+
+
+def _parse_json(line: str) -> dict[str, Any]:
+    try:
+        values = json.loads(line, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_number)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"a JSON object is needed, found {type(values).__name__}")
+    return values
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -326,25 +333,18 @@ def _check_names(place: str, names: Sequence[str]) -> None:
 # ---------------------------------------------------------------- Ditto
 
 
-def _read_ditto(file: str, lines: Lines) -> Iterator[Row | BadRow]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        reason = _fault(line)
-        if reason is None:
-            try:
-                yield Row(file, number, dict(parse_line(line)))
-                continue
-            except ValueError as error:
-                reason = f"not Ditto's layout: {error}"
-        yield BadRow(file, number, reason, _shown(line.rstrip("\r\n")))
+def _parse_ditto(line: str) -> dict[str, Any]:
+    try:
+        return dict(parse_line(line))
+    except ValueError as error:
+        raise ValueError(f"not Ditto's layout: {error}") from None
 
 
 _READERS: dict[str, Callable[[str, Lines], Iterator[Row | BadRow]]] = {
     "csv": partial(_read_csv, delimiter=","),
     "tsv": partial(_read_csv, delimiter="\t"),
-    "jsonl": _read_jsonl,
-    "ditto": _read_ditto,
+    "jsonl": partial(_read_lines, parse=_parse_json),
+    "ditto": partial(_read_lines, parse=_parse_ditto),
 }
 
 
