@@ -54,7 +54,8 @@ def new_numbers() -> dict[Kind, Iterator[int]]:
 
 
 class LoadUser(User):
-    """A user that sends one kind of request until the window closes."""
+    """A user that sends one kind of request until the window closes. Its abstract methods raise NotImplementedError:
+    Locust's own metaclass leaves no place for ABC's."""
 
     abstract = True
     kind: ClassVar[Kind]

@@ -43,7 +43,10 @@ class BiLSTM(nn.Module):
 
 @torch.library.custom_op("sluice::bilstm", mutates_args=())
 def bilstm(x: Tensor, lengths: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor) -> Tensor:
-    """In a graph, in place of packing: x (B, T, in), lengths (B,), weights as ONNX has them -> (B, T, out)."""
+    """In a graph, in place of packing: x (B, T, in), lengths (B,), weights as ONNX has them -> (B, T, out).
+
+    torch wants a body of every operator; this one is only ever traced, by the shape that `register_fake` gives.
+    """
     raise NotImplementedError("only for export; see training/encoder_graph.py")
 
 

@@ -96,15 +96,8 @@ class GenerationEngine(Intake):
         """Sequences and reserved cache tokens in flight."""
         with self._changed:
             waiting = list(self._waiting)
-        queued = sum(ticket.slots for ticket in waiting)
         running = sum(ticket.slots for ticket in self._decoder.tickets)
-        return Load(
-            queued_items=queued,
-            queued_tokens=sum(ticket.reserved for ticket in waiting),
-            running_items=running,
-            running_tokens=self._decoder.tokens,
-            saturation=round((queued + running) / self.slots, 4),
-        )
+        return self._load(waiting, running, self._decoder.tokens)
 
     def warm_up(self) -> None:
         """Run every batch width and prompts of two lengths once, so that the first request pays for nothing and the

@@ -11,7 +11,7 @@ from functools import partial
 
 from tokenizers import Tokenizer
 
-from runtime.contract import Event, Finish, Limits, Observer, Piece, PromptScores, Sampling, Silent, Submitted
+from runtime.contract import Event, Finish, Limits, Load, Observer, Piece, PromptScores, Sampling, Silent, Submitted
 from runtime.errors import InvalidInput, Overloaded, SluiceError, TooManyTokens
 from runtime.manifest import CausalShape, Manifest
 from runtime.sampling import check
@@ -111,6 +111,17 @@ class Intake(ABC):
         wrong = next((token for token in prompt if not 0 <= token < self._shape.vocab_size), None)
         if wrong is not None:
             raise InvalidInput(f"Token {wrong} is outside the vocabulary of {self._shape.vocab_size}.", param="prompt")
+
+    def _load(self, waiting: Sequence[Submission], running_items: int, running_tokens: int) -> Load:
+        """Sequences in flight, and the tokens that they hold or may come to need; 1 is as many as there are slots."""
+        queued = sum(each.slots for each in waiting)
+        return Load(
+            queued_items=queued,
+            queued_tokens=sum(each.reserved for each in waiting),
+            running_items=running_items,
+            running_tokens=running_tokens,
+            saturation=round((queued + running_items) / self.slots, 4),
+        )
 
     def _admit(self, asked: Submission, waiting: Sequence[Submission], wait_s: float) -> None:
         """Raises Overloaded where no more may wait, or a slot, expected in `wait_s`, comes after the deadline."""

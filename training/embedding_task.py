@@ -33,7 +33,7 @@ from training.group_losses import contrastive_loss, proxy_loss
 from training.metrics import average_precision
 from training.recipe import BiEncoder as Settings
 from training.recipe import EmbeddingData, Train
-from training.task import Batch, Row, Task
+from training.task import Batch, Row, Task, chosen_by
 
 PROTOTYPE_RATE = 10.0  # times the learning rate: a vector sees its own group in a few rows of a batch only
 STARTED_ON = 16  # texts of a group whose mean its prototype starts as
@@ -115,6 +115,7 @@ def prepare_embedding(
             "loss": float(np.square(cosines - truth).mean()),
         }
 
+    best, higher_is_better = chosen_by(model.kind)
     return Task(
         model=proxies or network,
         tokenizer=tokenizer,
@@ -122,8 +123,8 @@ def prepare_embedding(
         valid=asked,
         length=lambda row: len(row["ids"]),
         collate=collate,
-        best="average_precision",
-        higher_is_better=True,
+        best=best,
+        higher_is_better=higher_is_better,
         judge=judge,
         loss=loss,
         groups=None if proxies else [row["groups"] for row in members],

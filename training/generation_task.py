@@ -13,7 +13,7 @@ from models import causal_lm
 from models.registry import builder
 from runtime.errors import InvalidInput
 from training.model_section import CausalLM
-from training.task import Batch, Row, Task
+from training.task import Batch, Row, Task, chosen_by
 from training.vocabulary import train_bpe
 
 IGNORED = -100  # the label that no loss is computed for
@@ -66,6 +66,7 @@ def prepare_generation(model: CausalLM, base: Path | None, texts: tuple[Sequence
             labels[index, : len(row["ids"])] = torch.from_numpy(row["ids"])
         return {"input_ids": ids, "labels": labels}
 
+    best, higher_is_better = chosen_by(model.kind)
     return Task(
         model=network,
         tokenizer=tokenizer,
@@ -73,8 +74,8 @@ def prepare_generation(model: CausalLM, base: Path | None, texts: tuple[Sequence
         valid=valid,
         length=lambda row: len(row["ids"]),
         collate=collate,
-        best="loss",
-        higher_is_better=False,
+        best=best,
+        higher_is_better=higher_is_better,
     )
 
 

@@ -25,7 +25,7 @@ from training.encoders import prepare_encoder, prepare_tokenizer
 from training.metrics import average_precision
 from training.model_section import PairModel
 from training.recipe import MatchingData, Train
-from training.task import Batch, Row, Task
+from training.task import Batch, Row, Task, chosen_by
 from training.vocabulary import pair_frame
 
 
@@ -95,6 +95,7 @@ def prepare_matching(
         scores = logits[:, positive] - np.log(np.exp(others - others.max(1, keepdims=True)).sum(1)) - others.max(1)
         return {"average_precision": average_precision(scores, np.asarray(prediction.label_ids) == positive)}
 
+    best, higher_is_better = chosen_by(model.kind)
     return Task(
         model=network,
         tokenizer=tokenizer,
@@ -102,7 +103,7 @@ def prepare_matching(
         valid=encode(rows[1]),
         length=lambda row: len(row["ids"]),
         collate=collate,
-        best="average_precision",
-        higher_is_better=True,
+        best=best,
+        higher_is_better=higher_is_better,
         judge=judge,
     )

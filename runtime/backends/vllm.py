@@ -151,14 +151,8 @@ class VllmEngine(Intake):
         """Sequences in flight, and the tokens that they hold or may come to need."""
         with self._changed:
             waiting, running = list(self._waiting), list(self._running)
-        queued, busy = sum(each.slots for each in waiting), sum(each.slots for each in running)
-        return Load(
-            queued_items=queued,
-            queued_tokens=sum(each.reserved for each in waiting),
-            running_items=busy,
-            running_tokens=sum(len(each.prompt) + each.generated for each in running),
-            saturation=round((queued + busy) / self.slots, 4),
-        )
+        tokens = sum(len(each.prompt) + each.generated for each in running)
+        return self._load(waiting, sum(each.slots for each in running), tokens)
 
     def warm_up(self) -> None:
         """Generate one token; vLLM has compiled and captured its graphs when it was loaded. Raises BackendFailed."""

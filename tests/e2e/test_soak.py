@@ -65,7 +65,7 @@ class Traffic(threading.Thread):
                 self.statuses[self.ask(path, body, headers)] += 1
 
     def request(self) -> tuple[str, bytes, dict[str, str]]:
-        """What comes next: path, body, headers."""
+        """What comes next: path, body, headers. Of the subclasses, each a kind of client."""
         raise NotImplementedError
 
     def text(self, most: int) -> str:
