@@ -21,7 +21,7 @@ from training.data.splits import PairSplits
 from training.data.texts import TextSplits
 from training.hardware import this_machine
 from training.recipe import Recipe
-from training.run_record import TrainRecord, changes
+from training.run_record import TrainRecord, changes, dependencies
 
 LOG_FILE, CURVES_FILE, REPORT_FILE, REJECTS_FILE = "train_log.jsonl", "curves.png", "data_report.json", "rejects.jsonl"
 CHECKPOINT, TRAINER, TENSORBOARD = "checkpoint", "trainer", "tensorboard"
@@ -66,7 +66,11 @@ def begin(recipe: Recipe, old: TrainRecord | None, depends_on: Mapping[str, Any]
 def check_same(run: Path, old: TrainRecord, depends_on: Mapping[str, Any]) -> None:
     """Raises RunRefused when `old` depends on something else, naming it."""
     # Through JSON, as the old one went: tuples and lists compare equal then.
-    different = changes(old.depends_on, json.loads(json.dumps(depends_on)))
+    now = json.loads(json.dumps(depends_on))
+    # A setting that came after the old run was then what it is when nobody sets it.
+    settings = dependencies(old.recipe, {}, None)
+    later = {name: settings[name] for name in settings.keys() & now.keys() - old.depends_on.keys()}
+    different = changes(later | old.depends_on, now)
     if different:
         what = "finished with" if old.status == "finished" else "was begun with"
         listed = "\n".join(f"  {change}" for change in different)

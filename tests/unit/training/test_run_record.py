@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from runtime.errors import InvalidInput
 from training.recipe import Recipe
-from training.run_record import changes, dependencies, read_record
+from training.run_folder import RunRefused, check_same
+from training.run_record import TrainRecord, changes, dependencies, read_record
 
 pytestmark = pytest.mark.unit
 RAW: dict[str, Any] = {
@@ -43,6 +45,23 @@ def test_paths_names_and_compression_do_not_count() -> None:
 )
 def test_what_decides_about_the_weights_counts(other: dict[str, Any], message: str) -> None:
     assert changes(depends(), depends(**other)) == [message]
+
+
+def test_a_setting_that_there_was_not_yet_had_its_default(tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(RAW)
+    older = depends()
+    del older["model.frozen"], older["train.gradient_clip"]  # as if these had come later
+    record = TrainRecord(
+        status="finished",
+        recipe=recipe,
+        depends_on=older,
+        versions={},
+        git_commit=None,
+        started=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    check_same(tmp_path, record, depends())
+    with pytest.raises(RunRefused, match=r"train\.gradient_clip: was 1\.0, is 2\.0"):
+        check_same(tmp_path, record, depends(train={"gradient_clip": 2.0}))
 
 
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
