@@ -5,7 +5,6 @@ A run that was killed and resumed counts what led to its last checkpoint, and al
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from training.resident_memory import peak_resident_bytes
 from training.run_record import Usage
 
 
@@ -49,7 +49,7 @@ class Meter(TrainerCallback):
         seconds = self._seconds.get("train", 0.0)
         return Usage(
             stage_seconds={name: round(value, 3) for name, value in self._seconds.items()},
-            peak_memory_bytes=max(self._before.peak_memory_bytes, _peak_rss()),
+            peak_memory_bytes=max(self._before.peak_memory_bytes, peak_resident_bytes()),
             peak_gpu_memory_bytes=max(self._before.peak_gpu_memory_bytes or 0, gpu) if gpu is not None else None,
             rows=rows,
             tokens=tokens,
@@ -92,7 +92,3 @@ class Meter(TrainerCallback):
     def _add(self, name: str, since: float) -> None:
         self._mark = time.monotonic()
         self._seconds[name] = self._seconds.get(name, 0.0) + self._mark - since
-
-
-def _peak_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -6,7 +6,6 @@ A process of its own, because what another has loaded cannot be told apart. Impo
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from runtime.contract import Pair
 from runtime.encoder import EncoderEngine
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
+from training.resident_memory import peak_resident_bytes
 
 
 def score(directory: Path, texts: Sequence[str]) -> None:
@@ -30,14 +30,6 @@ def score(directory: Path, texts: Sequence[str]) -> None:
     engine.close()
 
 
-def peak_bytes() -> int:
-    """Of this process so far. getrusage would count what the process had that started this one."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) * 1024
-
-
 if __name__ == "__main__":
     score(Path(sys.argv[1]), json.load(sys.stdin))
-    print(peak_bytes())
+    print(peak_resident_bytes())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import queue
-import re
 import statistics
 import sys
 import time
@@ -22,6 +21,7 @@ from runtime.errors import SluiceError
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.text import TextEncoder, load_tokenizer
+from training.resident_memory import peak_resident_bytes, resident_bytes
 
 BATCHES = (1, 8, 32)
 LENGTHS = (16, 32, 64, 128)
@@ -35,13 +35,13 @@ def measure(directory: Path, texts: Sequence[str], seconds: float) -> dict[str, 
 
     An item is a pair (matching), a text (embedding), or a prompt that is continued by NEW_TOKENS tokens (generation).
     """
-    before, begun = _resident("VmRSS"), time.perf_counter()
+    before, begun = resident_bytes(), time.perf_counter()
     engine = load_engine(directory, slots=SLOTS)
     load_s = time.perf_counter() - begun
     begun = time.perf_counter()
     engine.warm_up()
     warm_up_s = time.perf_counter() - begun
-    loaded = _resident("VmRSS")
+    loaded = resident_bytes()
     limit = engine.context - NEW_TOKENS if isinstance(engine, GenerationEngine) else engine.manifest.max_tokens
     shapes = [(batch, length) for batch in BATCHES for length in LENGTHS if length <= limit]
     tokenizer = load_tokenizer(directory / engine.manifest.tokenizer)
@@ -57,7 +57,7 @@ def measure(directory: Path, texts: Sequence[str], seconds: float) -> dict[str, 
         "load_s": round(load_s, 4),
         "warm_up_s": round(warm_up_s, 4),
         "memory_loaded_bytes": loaded - before,
-        "memory_peak_bytes": _resident("VmHWM"),
+        "memory_peak_bytes": peak_resident_bytes(),
         "cells": cells,
     }
 
@@ -159,13 +159,6 @@ def _cell(batch: int, length: int, times: Sequence[float]) -> dict[str, Any]:
         "p50_ms": round(statistics.median(ordered) * 1000, 3),
         "p90_ms": round(ordered[int(0.9 * (len(ordered) - 1))] * 1000, 3),
     }
-
-
-def _resident(name: str) -> int:
-    """Bytes of this process's memory, by its name in /proc; getrusage would count what its parent had, too."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    assert found is not None
-    return int(found[1]) * 1024
 
 
 if __name__ == "__main__":
