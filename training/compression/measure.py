@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import statistics
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.contract import Sampling, Token
+from runtime.contract import Event, Finish, Sampling, Token
 from runtime.encoder import EncoderEngine
-from runtime.errors import InvalidInput
+from runtime.errors import InvalidInput, SluiceError
 from runtime.generation import GenerationEngine
 from runtime.manifest import Parity
 from training.compression.probe import Probe
@@ -110,6 +111,28 @@ def warm_up(engine: Engine, probe: Probe) -> None:
         latencies_ms(engine, probe, 2)
 
 
+def _token_times(engine: GenerationEngine, prompt: str, count: int) -> list[float]:
+    """When each of `count` tokens came, told on the engine's own thread: one that waits may wake up to several.
+
+    Raises what the engine's stream ends with.
+    """
+    times: list[float] = []
+    ends: queue.SimpleQueue[Finish | SluiceError] = queue.SimpleQueue()
+
+    def sink(event: Event) -> None:
+        if isinstance(event, Token):
+            times.append(time.perf_counter())
+        elif isinstance(event, Finish | SluiceError):
+            ends.put(event)
+
+    settings = Sampling(max_tokens=count, temperature=1.0, seed=7, ignore_eos=True)
+    engine.submit(engine.encode(prompt), settings, sink)
+    end = ends.get()
+    if isinstance(end, SluiceError):
+        raise end
+    return times
+
+
 def latencies_ms(engine: Engine, probe: Probe, runs: int) -> list[float]:
     """Milliseconds of each of `runs` calls with the probe's timed pair, or generated tokens."""
     if isinstance(engine, EncoderEngine):
@@ -121,8 +144,7 @@ def latencies_ms(engine: Engine, probe: Probe, runs: int) -> list[float]:
     else:
         count = min(runs + 1, engine.context // 2)
         prompt = probe.texts[0][: engine.context // 8]  # a character has at most four tokens
-        stream = engine.generate(prompt, Sampling(max_tokens=count, temperature=1.0, seed=7, ignore_eos=True))
-        times = [time.perf_counter() for event in stream if isinstance(event, Token)]
+        times = _token_times(engine, prompt, count)
     return [float(each) * 1000 for each in np.diff(times)] or [0.0]
 
 
