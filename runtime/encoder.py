@@ -38,8 +38,6 @@ from runtime.text import Name, Side, TextEncoder, pair_name
 
 # (rows, tokens): small and middling batches tell the fixed part of a batch from its tokens' part.
 WARM_UP_SHAPES = ((1, 8), (1, 32), (2, 16), (4, 16), (4, 32), (1, 16))
-# As large as batches become when the cores are contended, where the limits allow them.
-LARGE_SHAPE = (32, 32)
 
 
 def large_warm_up_shapes(limits: Limits) -> list[tuple[int, int]]:
@@ -141,11 +139,6 @@ class EncoderEngine(ABC):
         # The first call of a shape pays for memory that later ones reuse: not part of the cost.
         for shape in ((1, self.manifest.max_tokens), *large[-1:]):
             self._compute(batch(*shape))
-        # The backend's memory grows when larger batches meet: the largest of the usual ones meet now, on every thread.
-        rows, length = LARGE_SHAPE
-        usual = batch(min(rows, self.limits.batch_items), min(length, self.limits.batch_tokens))
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="warm-up") as pool:
-            list(pool.map(self._compute, [usual] * (2 * self._threads)))
         self._running().warm_up([batch(*shape) for shape in (*WARM_UP_SHAPES, *large)])
 
     def close(self) -> None:
