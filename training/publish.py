@@ -42,11 +42,16 @@ def publish_artifact(directory: Path, name: str, home: Path, kind: str | None = 
     for entry in store.entries(name) if name in store.names() else []:
         if entry.manifest.digest == manifest.digest and entry.manifest.kind == manifest.kind:
             return entry
-    # BentoML reads BENTOML_HOME when it is first imported, so this is the one place where it is set from an argument.
+    # BentoML makes the folders of its home when it is first imported, and knows that home alone from then on: this is
+    # the one place where it is set from an argument, and the store is named besides.
     os.environ["BENTOML_HOME"] = str(home)
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     import bentoml
+    from bentoml._internal.models import ModelStore as BentoStore
     from bentoml.exceptions import BentoMLException
+
+    models = home / "models"
+    models.mkdir(parents=True, exist_ok=True)
 
     version = f"{manifest.created:%Y%m%d%H%M%S}-{manifest.precision}-{manifest.digest[:8]}"
     data = "+".join(f"{split}-{sha[:12]}" for split, sha in sorted(manifest.datasets.items()))
@@ -59,6 +64,7 @@ def publish_artifact(directory: Path, name: str, home: Path, kind: str | None = 
                 "data": hashlib.sha256(data.encode()).hexdigest()[:16] if data else "none",
             },
             metadata={"digest": manifest.digest, "architecture": manifest.architecture},
+            _model_store=BentoStore(models),
         ) as model:
             shutil.copytree(directory, model.path, dirs_exist_ok=True)
     except (BentoMLException, ValueError) as error:

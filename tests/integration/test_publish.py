@@ -17,9 +17,10 @@ from runtime.backends.fake import byte_tokenizer, write_fake_artifact
 from runtime.contract import Sampling
 from runtime.generation import GenerationEngine
 from runtime.load import load_engine
-from runtime.manifest import read_manifest
+from runtime.manifest import read_manifest, verify
 from runtime.store import ModelStore
 from training.checkpoint import adopt_folder
+from training.publish import publish_artifact
 
 pytestmark = pytest.mark.integration
 
@@ -119,3 +120,12 @@ def test_a_refusal_is_one_line_and_publishes_nothing(tmp_path: Path, arguments: 
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert ModelStore(tmp_path / "home").names() == []
+
+
+def test_each_home_gets_what_is_published_to_it(tmp_path: Path) -> None:
+    """In one process: BentoML itself knows the home that it was first imported with."""
+    write_fake_artifact(tmp_path / "model", "matching")
+    for home in (tmp_path / "one", tmp_path / "other"):
+        entry = publish_artifact(tmp_path / "model", "m", home)
+        assert entry.path.is_relative_to(home)
+        assert verify(entry.path).kind == "matching"
