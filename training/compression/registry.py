@@ -22,6 +22,7 @@ STEPS = {
     "ffn": "training.compression.prune:Ffn",
     "magnitude": "training.compression.sparsify:Magnitude",
     "sparse-2-4": "training.compression.sparsify:Sparse24",
+    "qat": "training.compression.qat:Qat",
     "vocabulary": "training.compression.vocabulary:Vocabulary",
     "student": "training.compression.student:Student",
 }
