@@ -57,6 +57,16 @@ def best_threshold(scores: Scores, truth: Truth) -> float:
     return float(np.clip((float(thresholds[best]) + below) / 2, 0, 1))
 
 
+def agreeing_threshold(scores: Scores, others: Scores, threshold: float) -> float | None:
+    """The threshold at which `scores` decide most like `others` do at `threshold`, by F1 of these decisions.
+
+    None where the others decide all alike. For a model that stands for another, whose threshold was chosen well: labels
+    say less of so small a difference than of noise.
+    """
+    decisions = np.asarray(others) >= threshold
+    return None if decisions.all() or not decisions.any() else best_threshold(scores, decisions.astype(int))
+
+
 def _checked(scores: Scores, truth: Truth) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     marks = np.asarray(truth, dtype=bool)
     if marks.all() or not marks.any():

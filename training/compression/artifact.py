@@ -116,7 +116,7 @@ def _judge(
     context: Context,
     judged: bool,
 ) -> tuple[StepRecord, float | None]:
-    """The record of the step, without the memory; and the threshold that is best on valid, where there is data.
+    """The record of the step, without the memory; and the threshold chosen on valid, where there is data.
 
     Raises ParityError.
     """
@@ -128,7 +128,7 @@ def _judge(
                 f"{step.step}: {parity.metric} is {parity.value:.4g}, the recipe allows {parity.tolerance:g}. Raise "
                 "the tolerance only if the quality on your data allows it, or keep the parent's precision."
             )
-    quality = quality_on_valid(after, context.splits) if context.splits and judged else None
+    quality = quality_on_valid(after, context.splits, before) if context.splits and judged else None
     record = StepRecord(
         name=step.step,
         settings=done,

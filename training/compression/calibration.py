@@ -1,4 +1,4 @@
-"""Inputs on which static quantisation looks for the extremes of each activation: rows of train, as they are served."""
+"""Inputs on which int8 looks for the extremes of activations: rows of train, as they are served."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -27,7 +27,8 @@ class Int8(Step):
     form: Literal["dynamic", "static", "auto"] = "dynamic"  # auto: the fastest here whose quality is within the gate
     per_channel: bool = True  # a scale for each output of a matrix, or one for all
     reduce_range: bool = False  # weights of 7 bits: sums of two products then fit 16 bits, which is all some CPUs have
-    calibration: int = Field(default=128, gt=0)  # rows of train, on which static looks for each activation's extremes
+    equalize: bool = True  # outlier channels of activations made smaller, their weights larger; where there is data
+    calibration: int = Field(default=128, gt=0)  # rows of train, on which the extremes of activations are found
     gate: float = Field(default=0.995, gt=0, le=1)  # auto: smallest share of the parent's F1 and average precision
 
     def untrained(self) -> Step:
@@ -42,25 +43,28 @@ class Int8(Step):
 
     def apply(self, source: Path, directory: Path, context: Context) -> dict[str, Any]:
         """See Step."""
+        from training.compression.calibration import Feeds, calibration_inputs
         from training.compression.quantization import quantize_decoder, quantize_encoder
 
         if read_manifest(source).kind == "generation":
             if (self.form, self.per_channel, self.reduce_range) != ("dynamic", True, False):
-                raise InvalidInput("int8 of generation has one form; leave out form, per_channel and reduce_range.")
+                raise InvalidInput(
+                    "int8 of generation has one form: leave out form, per_channel, reduce_range."
+                )
             return quantize_decoder(source / GRAPH, directory / GRAPH)
         if self.form == "auto":
             from training.compression.variants import choose_variant
 
             return choose_variant(self, source, directory, context)
-        calibration = None
-        if self.form == "static":
-            from training.compression.calibration import calibration_inputs
-
-            calibration = calibration_inputs(source, context, self.calibration)
+        inputs: Sequence[Feeds] = ()
+        if self.form == "static" or (self.equalize and context.splits is not None):
+            inputs = calibration_inputs(source, context, self.calibration)
         return quantize_encoder(
             source / GRAPH,
             directory / GRAPH,
+            static=self.form == "static",
+            equalized=self.equalize,
             per_channel=self.per_channel,
             reduce_range=self.reduce_range,
-            calibration=calibration,
+            inputs=inputs,
         )

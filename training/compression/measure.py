@@ -26,7 +26,7 @@ from training.compression.step import Comparison
 from training.data.splits import PairSplits
 from training.data.texts import TextSplits
 from training.evaluate import as_pairs, evaluate_split, score_pairs
-from training.metrics import best_threshold, matching_metrics
+from training.metrics import agreeing_threshold, best_threshold, matching_metrics
 
 Engine = EncoderEngine | GenerationEngine
 LATENCY_RUNS = 40
@@ -38,23 +38,28 @@ COMPARED = {"matching": "score", "embedding": "cosine", "generation": "log p"}
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """On valid, at the threshold (None: generation) that is best there."""
+    """On valid, at the threshold (None: generation) that was chosen there."""
 
     metrics: dict[str, float]
     threshold: float | None = None
 
 
-def quality_on_valid(engine: Engine, splits: PairSplits | TextSplits) -> Quality:
-    """Matching and embedding: the threshold with the highest F1 and the figures there; generation: perplexity.
+def quality_on_valid(engine: Engine, splits: PairSplits | TextSplits, parent: Engine | None = None) -> Quality:
+    """Matching and embedding: a threshold, and the figures there; generation: perplexity.
 
+    The threshold is the one with the highest F1; of an artifact that stands for its `parent`, the one at which it
+    decides most like the parent at the parent's own.
     Raises InvalidInput when all labels of valid are the same.
     """
-    if isinstance(engine, GenerationEngine) or not isinstance(splits, PairSplits):
+    if not isinstance(engine, EncoderEngine) or not isinstance(splits, PairSplits):
         return Quality(dict(evaluate_split(engine, splits, "valid").metrics))
     pairs, truth = as_pairs(splits.valid, splits.positive)
     scores = score_pairs(engine, pairs)
+    inherited = None
+    if isinstance(parent, EncoderEngine) and parent.manifest.threshold is not None:
+        inherited = agreeing_threshold(scores, score_pairs(parent, pairs), parent.manifest.threshold)
     try:
-        threshold = best_threshold(scores, truth)
+        threshold = best_threshold(scores, truth) if inherited is None else inherited
         return Quality(matching_metrics(scores, truth, threshold), threshold)
     except ValueError as error:
         raise InvalidInput(f"valid: {error}") from None

@@ -21,6 +21,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
 from training.causal_graph import save_graph
+from training.compression.equalization import equalize
 
 BLOCK = 128
 # With blocks of 128 the kernel computes two rows at once, and a last odd row by itself, a rounding different. The
@@ -38,27 +39,31 @@ def quantize_encoder(
     graph: Path,
     path: Path,
     *,
+    static: bool = False,
+    equalized: bool = True,
     per_channel: bool = True,
     reduce_range: bool = False,
-    calibration: Sequence[Mapping[str, np.ndarray]] | None = None,
+    inputs: Sequence[Mapping[str, np.ndarray]] = (),
 ) -> dict[str, object]:
     """Write the int8 form of an encoder graph to `path`; returns the settings for the manifest.
 
-    `calibration`: inputs of the graph, on which the ranges of activations are found; None: dynamic. `reduce_range`:
-    weights of 7 bits.
+    `inputs`: of the graph, on which the extremes of activations are found; without any, nothing is `equalized`, and
+    `static` cannot be. `reduce_range`: weights of 7 bits.
     """
     scales = {"per_channel": per_channel, "reduce_range": reduce_range}
     model = onnx.load(graph)
     _expose_projections(model.graph)
     done: dict[str, object] = {"weights": "7 bit" if reduce_range else "s8", "per_channel": per_channel}
-    if calibration is None:
-        _quantize_dynamic(model, path, [*PRODUCTS, *OTHERS], **scales)
-    else:
+    if equalized and inputs:
+        done["equalized"] = equalize(model, inputs)
+    if static:
         with tempfile.TemporaryDirectory(dir=path.parent) as work:
             halfway = Path(work) / "products.onnx"
-            _quantize_static(model, halfway, calibration, **scales)
+            _quantize_static(model, halfway, inputs, **scales)
             _quantize_dynamic(onnx.load(halfway), path, OTHERS, **scales)
-        done["activations"] = f"u8, calibrated on {len(calibration)} inputs"
+        done["activations"] = f"u8, calibrated on {len(inputs)} inputs"
+    else:
+        _quantize_dynamic(model, path, [*PRODUCTS, *OTHERS], **scales)
     return done | {"operators": [*PRODUCTS, *OTHERS]}
 
 

@@ -71,7 +71,7 @@ def choose_variant(step: Int8, source: Path, directory: Path, context: Context) 
         times = interleaved_ms(engines, context.probe)
         trials: dict[str, Trial] = {}
         for folder, variant in variants.items():
-            quality = quality_on_valid(engines[folder], splits).metrics
+            quality = quality_on_valid(engines[folder], splits, before).metrics
             trials[folder] = Trial(
                 variant.form,
                 variant.per_channel,

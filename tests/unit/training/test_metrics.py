@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.metrics import average_precision, best_threshold, matching_metrics
+from training.metrics import agreeing_threshold, average_precision, best_threshold, matching_metrics
 
 pytestmark = pytest.mark.unit
 SCORES, TRUTH = [0.9, 0.8, 0.7, 0.4, 0.3, 0.1], [1, 0, 1, 1, 0, 0]
@@ -60,3 +60,14 @@ def test_no_threshold_has_a_higher_f1_than_the_best(rows: list[tuple[float, int]
     assert 0 <= best <= 1
     reached = matching_metrics(scores, truth, best)["f1"]
     assert all(matching_metrics(scores, truth, score)["f1"] <= reached + 1e-9 for score in scores)
+
+
+def test_a_model_that_stands_for_another_decides_like_it() -> None:
+    others = [0.1, 0.2, 0.6, 0.7, 0.9]
+    assert agreeing_threshold([0.2, 0.3, 0.65, 0.8, 0.95], others, 0.5) == pytest.approx((0.65 + 0.3) / 2)
+    assert agreeing_threshold([0.2, 0.3, 0.65, 0.8, 0.95], others, 0.8) == pytest.approx((0.95 + 0.8) / 2)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0], ids=["all match", "none does"])
+def test_decisions_that_are_all_alike_say_nothing_of_a_threshold(threshold: float) -> None:
+    assert agreeing_threshold([0.2, 0.3], [0.4, 0.5], threshold) is None
