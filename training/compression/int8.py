@@ -48,9 +48,7 @@ class Int8(Step):
 
         if read_manifest(source).kind == "generation":
             if (self.form, self.per_channel, self.reduce_range) != ("dynamic", True, False):
-                raise InvalidInput(
-                    "int8 of generation has one form: leave out form, per_channel, reduce_range."
-                )
+                raise InvalidInput("int8 of generation has one form: leave out form, per_channel, reduce_range.")
             return quantize_decoder(source / GRAPH, directory / GRAPH)
         if self.form == "auto":
             from training.compression.variants import choose_variant

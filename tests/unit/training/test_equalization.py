@@ -44,7 +44,8 @@ def test_an_outlier_is_scaled_and_the_product_is_the_same() -> None:
     assert np.allclose(run(model, OUTLIERS[0]), run(graph(), OUTLIERS[0]), rtol=1e-4, atol=1e-4)
     rows = numpy_helper.to_array(next(each for each in model.graph.initializer if each.name == "w"))
     changed = np.abs(rows / WEIGHTS - 1).max(axis=1) > 1e-6
-    assert changed[3] and changed.sum() == 1
+    assert changed[3]
+    assert changed.sum() == 1
 
 
 @pytest.mark.parametrize(("inputs", "shared"), [(EVEN, False), (OUTLIERS, True)], ids=["no outlier", "shared weights"])
