@@ -13,12 +13,14 @@ from typing import Any
 #             its own build says
 # embedding:  load(folder: Path) -> models.bi_encoder.BiEncoder; its `build` makes one to train
 # generation: build(shape: models.causal_lm.Shape) -> PreTrainedModel
+# seq2seq:    build(shape: models.seq2seq_lm.Shape) -> PreTrainedModel
 # encoder:    a models.sequence_encoder.SequenceEncoder, from nothing; for kinds matching and embedding
 # pair head:  a layer of models.sequence_encoder, over the hidden states of a pair-classifier's encoder
 ARCHITECTURES = {
     "matching": {"cross-encoder": "models.cross_encoder:build", "pair-classifier": "models.pair_classifier:build"},
     "embedding": {"bi-encoder": "models.bi_encoder:load"},
     "generation": {"gpt2": "models.causal_lm:build_gpt2", "llama": "models.causal_lm:build_llama"},
+    "seq2seq": {"bart": "models.seq2seq_lm:build_bart"},
     "encoder": {"bilstm": "models.bilstm:BiLSTMModel", "textcnn": "models.textcnn:TextCNNModel"},
     "pair head": {
         "bilstm": "models.bilstm:BiLSTM",

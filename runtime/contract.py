@@ -223,16 +223,20 @@ Constrain = Callable[[str], Constraint]
 
 
 class GenerationBackend(Protocol):
-    """A causal model with a KV cache of `slots` rows of `context` tokens. Called by one thread only.
+    """A language model with a KV cache of `slots` rows of `context` tokens. Called by one thread only.
 
     Running sequences occupy slots 0..n-1, so a decode step is a contiguous view of the cache. A row's outcome is the
     same, bit by bit, whatever the other rows of a call are, and whichever calls of `prefill` of at least two tokens its
     prompt was cut into: the engine relies on both. A call of one token may round otherwise.
+
+    `whole_prompts`: a prompt comes in one call, from its first token on, for its last logits. So it is for an
+    encoder-decoder, whose prompt is a source: lengths count it and the text, each of which may have `context` tokens.
     """
 
     slots: int
     context: int
     vocab_size: int
+    whole_prompts: bool
 
     def prefill(self, slot: int, ids: Sequence[int], start: int = 0, all_logits: bool = False) -> F32:
         """Append `ids` to `slot`, which holds `start` tokens -> (1, V), or (T, V) with `all_logits`."""
@@ -304,7 +308,8 @@ GenerationEngineName = Literal["onnx", "vllm"]
 class TextEngine(Protocol):
     """What serving and batch jobs need of an engine that generates, whoever computes. Thread-safe.
 
-    `slots`: sequences that run at once, each of up to `context` tokens, prompt and text together.
+    `slots`: sequences that run at once, each of up to `context` tokens, prompt and text together; of an
+    encoder-decoder, the one and the other.
     """
 
     manifest: Manifest
@@ -315,6 +320,15 @@ class TextEngine(Protocol):
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt; an empty one becomes the model's begin (or end) token. Raises InvalidInput."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the cache has room for."""
+        ...
+
+    def room(self, prompt_tokens: int) -> int:
+        """How many tokens may follow a prompt of so many; below 1 where it is too long."""
         ...
 
     def submit(

@@ -102,13 +102,14 @@ class Decoder:
             return False
         ticket.admitted = time.monotonic()
         self._note("queue_s", ticket.admitted - ticket.submitted)
-        slot, ticket.cached = self._slots.claim(ticket.prompt, reuse=ticket.sampling.prompt_logprobs is None)
+        reuse = ticket.sampling.prompt_logprobs is None and not self._backend.whole_prompts
+        slot, ticket.cached = self._slots.claim(ticket.prompt, reuse=reuse)
         self.prefilling = Prefill(ticket, slot, ticket.cached)
         return True
 
     def _advance(self, prefill: Prefill, allowed_s: float) -> float:
         """Compute one chunk; seconds that it took."""
-        size = chunk_tokens(prefill.left, self.cost, allowed_s)
+        size = prefill.left if self._backend.whole_prompts else chunk_tokens(prefill.left, self.cost, allowed_s)
         ids = prefill.ticket.prompt[prefill.done : prefill.done + size]
         begun = time.monotonic()
         try:

@@ -19,10 +19,22 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from runtime.contract import Constrain, Event, Finish, GenerationBackend, Limits, Load, Observer, Sampling
+from runtime.contract import (
+    Constrain,
+    Constraint,
+    Event,
+    Finish,
+    GenerationBackend,
+    Limits,
+    Load,
+    Observer,
+    Sampling,
+    Token,
+)
 from runtime.decoder import Decoder
 from runtime.errors import Cancelled, InvalidInput, NotReady, SluiceError
 from runtime.intake import Intake
+from runtime.likelihood import Dictation
 from runtime.manifest import CausalShape, Manifest
 from runtime.sampling import Sampler
 from runtime.text import TokenPrinter
@@ -80,7 +92,28 @@ class GenerationEngine(Intake):
         """
         self._check(prompt, sampling, n)
         ticket = Ticket(prompt, sampling, sink, deadline)
-        ticket.continuations = [self._continuation(ticket, index) for index in range(n)]
+        constraints = [self._constraint(sampling) for _ in range(n)]
+        ticket.continuations = [self._continuation(ticket, index, each) for index, each in enumerate(constraints)]
+        return self._queue(ticket)
+
+    def text_log_probs(self, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Natural log p(text[i] | prompt, text[:i]) for each prompt and its text, which may end with an end token;
+        blocking. Token by token, as texts are generated, `slots` at a time. Raises what `submit` raises."""
+        found: list[list[float]] = []
+        for start in range(0, len(prompts), self.slots):
+            part = slice(start, start + self.slots)
+            told = [queue.SimpleQueue[Event]() for _ in prompts[part]]
+            for prompt, text, sink in zip(prompts[part], texts[part], told, strict=True):
+                sampling = Sampling(max_tokens=len(text), temperature=0, logprobs=0)
+                self._check(prompt, sampling, 1)
+                ticket = Ticket(prompt, sampling, sink.put, None)
+                ticket.continuations = [self._continuation(ticket, 0, Dictation(text))]
+                self._queue(ticket)
+            found += [_log_probs_told(events) for events in told]
+        return found
+
+    def _queue(self, ticket: Ticket) -> Ticket:
+        """Raises Overloaded, NotReady."""
         with self._changed:
             if self._closing:
                 raise NotReady("The server is draining; retry on another one.")
@@ -108,7 +141,7 @@ class GenerationEngine(Intake):
             # None begins like another one, so that each is computed.
             length = min(WARM_UP_TOKENS[number % len(WARM_UP_TOKENS)], max(self.context // 2, 1))
             prompt = [(-1 - number - place) % self._shape.vocab_size for place in range(length)]
-            sampling = Sampling(max_tokens=min(4, self.context - length), temperature=0, ignore_eos=True)
+            sampling = Sampling(max_tokens=min(4, self.room(length)), temperature=0, ignore_eos=True)
             self.submit(prompt, sampling, events.put)
         while count:
             event = events.get()
@@ -124,18 +157,22 @@ class GenerationEngine(Intake):
         if self._thread:
             self._thread.join()
 
-    def _continuation(self, ticket: Ticket, index: int) -> Continuation:
-        sampling = ticket.sampling
-        constraint = None
-        if sampling.schema is not None:
-            if self._constrain is None:
-                raise InvalidInput(
-                    "This engine has no grammars, so a schema (response_format) is not supported.", param="schema"
-                )
-            constraint = self._constrain(sampling.schema)
-        vocab_size, eos = self._shape.vocab_size, self._shape.eos_token_ids
-        sampler = Sampler(sampling, ticket.prompt, vocab_size, eos, index=index, constraint=constraint)
-        printer = TokenPrinter(self.tokenizer, ticket.prompt, sampling.stop, min_tokens=sampling.min_tokens)
+    def _constraint(self, sampling: Sampling) -> Constraint | None:
+        """Raises InvalidInput."""
+        if sampling.schema is None:
+            return None
+        if self._constrain is None:
+            raise InvalidInput(
+                "This engine has no grammars, so a schema (response_format) is not supported.", param="schema"
+            )
+        return self._constrain(sampling.schema)
+
+    def _continuation(self, ticket: Ticket, index: int, constraint: Constraint | None) -> Continuation:
+        sampling, shape = ticket.sampling, self._shape
+        # A text goes on with its prompt, unless that is a source.
+        before = shape.start_token_ids or ticket.prompt
+        sampler = Sampler(sampling, before, shape.vocab_size, shape.eos_token_ids, index=index, constraint=constraint)
+        printer = TokenPrinter(self.tokenizer, before, sampling.stop, min_tokens=sampling.min_tokens)
         return Continuation(ticket, index, sampler, printer)
 
     def _make_room(self, ticket: Ticket) -> None:
@@ -182,3 +219,14 @@ class GenerationEngine(Intake):
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
         self._decoder.abandon(ticket, error)
+
+
+def _log_probs_told(events: queue.SimpleQueue[Event]) -> list[float]:
+    """Of the tokens of a stream of one sequence, up to its end. Raises the error that ends it."""
+    found: list[float] = []
+    while not isinstance(event := events.get(), Finish):
+        if isinstance(event, SluiceError):
+            raise event
+        if isinstance(event, Token) and event.logprob is not None:
+            found.append(event.logprob)
+    return found

@@ -43,6 +43,23 @@ class Intake(ABC):
         self._observer = observer or Silent()
         self._note = partial(safely, self._observer.observe)
 
+    @property
+    def has_source(self) -> bool:
+        """Whether the model is an encoder-decoder, whose prompt is a source."""
+        return self._shape.has_source
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the cache has room for."""
+        return self.slots * self.context * (2 if self.has_source else 1)
+
+    def room(self, prompt_tokens: int) -> int:
+        """How many tokens may follow a prompt of so many; below 1 where it is too long."""
+        if not self.has_source:
+            return self.context - prompt_tokens
+        # The last token of a text is never put into the cache, the first comes after the start.
+        return self.context + 1 - len(self._shape.start_token_ids) if prompt_tokens <= self.context else 0
+
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt; an empty one becomes the model's begin (or end) token. Raises InvalidInput."""
         check_text(prompt, "prompt")
@@ -102,7 +119,9 @@ class Intake(ABC):
             )
         if not prompt:
             raise InvalidInput("The prompt has no tokens; send at least one.", param="prompt")
-        if len(prompt) + sampling.max_tokens > self.context:
+        if self.has_source:
+            self._check_source(prompt, sampling)
+        elif len(prompt) + sampling.max_tokens > self.context:
             raise TooManyTokens(
                 f"The prompt has {len(prompt)} tokens and max_tokens is {sampling.max_tokens}; this model's context is "
                 f"{self.context} tokens. Shorten the prompt or lower max_tokens.",
@@ -111,6 +130,27 @@ class Intake(ABC):
         wrong = next((token for token in prompt if not 0 <= token < self._shape.vocab_size), None)
         if wrong is not None:
             raise InvalidInput(f"Token {wrong} is outside the vocabulary of {self._shape.vocab_size}.", param="prompt")
+
+    def _check_source(self, prompt: Sequence[int], sampling: Sampling) -> None:
+        """Raises InvalidInput and TooManyTokens."""
+        if sampling.prompt_logprobs is not None:
+            raise InvalidInput(
+                "prompt_logprobs: this model is an encoder-decoder, which reads its prompt as a whole and says no "
+                "probabilities of it. Leave it out.",
+                param="prompt_logprobs",
+            )
+        if len(prompt) > self.context:
+            raise TooManyTokens(
+                f"The prompt has {len(prompt)} tokens; this model reads a source of at most {self.context}. Shorten "
+                "the prompt.",
+                param="prompt",
+            )
+        if sampling.max_tokens > (most := self.room(len(prompt))):
+            raise TooManyTokens(
+                f"max_tokens is {sampling.max_tokens}; this model writes a text of at most {most} tokens. Lower "
+                "max_tokens.",
+                param="max_tokens",
+            )
 
     def _load(self, waiting: Sequence[Submission], running_items: int, running_tokens: int) -> Load:
         """Sequences in flight, and the tokens that they hold or may come to need; 1 is as many as there are slots."""

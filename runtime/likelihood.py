@@ -1,4 +1,5 @@
-"""Log-probabilities of a model's own distribution: of given tokens, and of the likeliest ones."""
+"""Log-probabilities of a model's own distribution: of given tokens, of the likeliest ones, and of a given text, which
+is generated as any other but for its drawing."""
 
 from __future__ import annotations
 
@@ -32,3 +33,27 @@ def likeliest(logits: F32, normaliser: float, count: int) -> Likeliest:
     tokens = np.flatnonzero(logits >= np.partition(logits, -count)[-count])
     tokens = tokens[np.argsort(-logits[tokens], kind="stable")][:count]
     return tuple(zip(tokens.tolist(), (logits[tokens] - normaliser).tolist(), strict=True))
+
+
+class Dictation:
+    """A constraint that lets one text through, its tokens one after the other (`runtime.contract.Constraint`)."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens = tokens
+        self._place = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all has been said."""
+        return self._place == len(self._tokens)
+
+    def mask(self, logits: F32) -> None:
+        """All but the next token of the text to -inf."""
+        token = self._tokens[self._place]
+        kept = logits[token]
+        logits[:] = -np.inf
+        logits[token] = kept
+
+    def accept(self, token: int) -> None:
+        """The next token of the text was said."""
+        self._place += 1

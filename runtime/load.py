@@ -128,6 +128,11 @@ def _check_vllm(manifest: Manifest, device: str) -> None:
         raise DeviceRefused(
             "vLLM generates on a GPU only, and device is cpu. Set device to cuda, or cuda:N for one GPU."
         )
+    if manifest.causal and manifest.causal.has_source:
+        raise DeviceRefused(
+            "vLLM here generates with decoders alone, and this is an encoder-decoder. Serve it with device cpu and "
+            "generation_engine onnx."
+        )
     if manifest.format != "torch":
         raise DeviceRefused(
             f"vLLM reads artifacts of format torch (config.json, *.safetensors, tokenizer.json), and this one is of "
@@ -155,11 +160,22 @@ def _encoder_backend(directory: Path, manifest: Manifest, threads: int, device: 
 def _generation_backend(
     directory: Path, manifest: Manifest, shape: CausalShape, slots: int, context: int, threads: int
 ) -> GenerationBackend:
+    if manifest.format == "onnx" and shape.has_source:
+        from runtime.backends.onnx_seq2seq import OnnxSeq2Seq
+
+        encoder, decoder = (
+            directory / _listed(directory, manifest, graph) for graph in (manifest.encoder_graph, manifest.graph)
+        )
+        return OnnxSeq2Seq(encoder, decoder, shape, slots=slots, context=context, threads=threads)
     if manifest.format == "onnx":
         from runtime.backends.onnx import OnnxGeneration
 
         graph = directory / _graph(directory, manifest)
         return OnnxGeneration(graph, shape, slots=slots, context=context, threads=threads)
+    if manifest.format == "torch" and shape.has_source:
+        from runtime.backends.torch import TorchSeq2Seq
+
+        return TorchSeq2Seq(directory, shape, slots=slots, context=context)
     if manifest.format == "torch":
         from runtime.backends.torch import TorchGeneration
 
@@ -170,6 +186,10 @@ def _generation_backend(
 
 
 def _graph(directory: Path, manifest: Manifest) -> str:
-    if manifest.graph is None or manifest.graph not in manifest.files:
+    return _listed(directory, manifest, manifest.graph)
+
+
+def _listed(directory: Path, manifest: Manifest, graph: str | None) -> str:
+    if graph is None or graph not in manifest.files:
         raise ArtifactRefused(f"{directory} is of format onnx, but its manifest names no graph file that it lists.")
-    return manifest.graph
+    return graph

@@ -82,7 +82,8 @@ class Verdict(_Record):
 
 
 class CausalShape(_Record):
-    """The KV cache of a causal language model, as its graph expects it."""
+    """The KV cache of a language model, as its graph expects it. With `start_token_ids` it is an encoder-decoder: the
+    prompt is a source, which its encoder reads as a whole, and the text begins after these tokens."""
 
     layers: int
     kv_heads: int
@@ -90,11 +91,18 @@ class CausalShape(_Record):
     vocab_size: int
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    start_token_ids: tuple[int, ...] = ()
+
+    @property
+    def has_source(self) -> bool:
+        """Whether it is an encoder-decoder. A slot then holds up to `context` tokens of a source, and as many of a
+        text."""
+        return bool(self.start_token_ids)
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """A key and a value a layer, in fp32."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * 4
+        """A key and a value a layer, in fp32; of an encoder-decoder, those of the source too."""
+        return (2 if self.has_source else 1) * 2 * self.layers * self.kv_heads * self.head_dim * 4
 
 
 class Manifest(_Record):
@@ -107,6 +115,7 @@ class Manifest(_Record):
     precision: Precision
     max_tokens: int = Field(gt=0)
     graph: str | None = None  # the file that the backend loads; None: the directory itself (torch)
+    encoder_graph: str | None = None  # the same of an encoder-decoder's encoder
     tokenizer: str = "tokenizer.json"
     chat_template: str | None = None  # the Jinja file that writes a chat as a prompt; None: a base model
     pad_token_id: int = 0

@@ -42,7 +42,7 @@ async def start(room: Room, call: Call, request: ChatRequest) -> Running:
     try:
         characters = sum(len(message.content) for message in request.messages)
         ids = await tokenised(room, call, served, characters, encode)
-        room_left = max(1, generator(served).context - len(ids[0]))
+        room_left = max(1, generator(served).room(len(ids[0])))
         settings = sampling(
             request,
             max_tokens=request.max_completion_tokens or request.max_tokens or room_left,

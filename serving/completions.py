@@ -8,6 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from runtime.contract import Finish, Piece, PromptScores, Token
+from runtime.errors import InvalidInput
 from serving.call import Call
 from serving.generation import Running, sampling, submitted, tokenised
 from serving.generation_schemas import CompletionRequest
@@ -33,8 +34,14 @@ async def complete(room: Room, call: Call, request: CompletionRequest) -> Respon
 
 
 async def start(room: Room, call: Call, request: CompletionRequest) -> Running:
-    """Submit a completion. Raises what reading the prompts and the engine's `submit` raise."""
+    """Submit a completion. Raises what reading the prompts and the engine's `submit` raise, and InvalidInput for an
+    echo where prompt and text are two things."""
     served = room.begin(call, ("generation",), request.model)
+    if request.echo and (shape := served.engine.manifest.causal) and shape.has_source:
+        raise InvalidInput(
+            "echo is true; this model is an encoder-decoder, whose text does not go on with its prompt. Leave it out.",
+            param="echo",
+        )
 
     def encode(prompts: Prompts) -> list[list[int]]:
         return [prompts.ids(prompt) for prompt in request.prompt]

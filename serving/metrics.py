@@ -200,8 +200,7 @@ class Metrics:
             totals[model.id] = [a + b for a, b in zip(totals.get(model.id, [0] * 4), each, strict=True)]
             highest = max(highest, load.saturation)
             if not isinstance(model.engine, EncoderEngine):
-                room = model.engine.slots * model.engine.context
-                fill[model.id] = max(fill.get(model.id, 0.0), load.running_tokens / room)
+                fill[model.id] = max(fill.get(model.id, 0.0), load.running_tokens / model.engine.capacity)
         self._levelled |= totals.keys()
         self._filled |= fill.keys()
         for id, ratio in fill.items():

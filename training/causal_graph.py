@@ -27,7 +27,7 @@ HEAD_MULTIPLE = 16
 # Kinds of rotary frequencies that do not change with the length of a text.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 # FastGelu is the approximation by tanh that OpenAI's GPT-2 has.
-GPT2_ACTIVATIONS = {
+ACTIVATIONS = {
     "gelu_new": ("FastGelu", MS),
     "gelu_pytorch_tanh": ("FastGelu", MS),
     "gelu": ("Gelu", MS),
@@ -49,6 +49,12 @@ def write_causal_graph(config: Any, state: Mapping[str, Array], path: Path) -> i
     return GRAPH_WRITERS[config.model_type](config, state).write(path)
 
 
+def as_model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    """A model of ONNX's and ONNX Runtime's own operators."""
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MS, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
     """Save a model, its weights in `path`.data where one file cannot hold them."""
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
@@ -56,22 +62,17 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
     onnx.save(model, path, save_as_external_data=outside, location=f"{path.name}.data" if outside else None)
 
 
-class _Decoder(ABC):
-    """What both families share: inputs, cache, attention, head. Nodes are appended in order of computation."""
+class GraphNodes:
+    """A graph that grows in order of computation, from a configuration and a state dict. `head_dim`: of the model;
+    `padded` is the cache's."""
 
-    heads: int
-    kv_heads: int
-    head_dim: int  # of the model; `padded` is the cache's
-    layers: int
-    hidden: int
+    head_dim: int
 
     def __init__(self, config: Any, state: Mapping[str, Array]) -> None:
         self.config = config
         self.state = state
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
-        self.extra_inputs: list[onnx.ValueInfoProto] = []
-        self.rotary: list[str] = []
 
     @property
     def padded(self) -> int:
@@ -91,6 +92,27 @@ class _Decoder(ABC):
         """x (…, in) @ matrix (in, out) [+ bias (out,)]."""
         y = self.node("MatMul", [x, self.weight(f"{name}.weight", matrix)])
         return y if bias is None else self.node("Add", [y, self.weight(f"{name}.bias", bias)])
+
+    def pad_columns(self, matrix: Array, heads: int, *, halves: bool) -> Array:
+        """(in, heads x head_dim) -> (in, heads x padded). `halves`: pad each half, as rotary pairs i with i + D/2."""
+        rows = matrix.shape[0]
+        split = (2, self.head_dim // 2) if halves else (1, self.head_dim)
+        extra = self.padded // split[0] - split[1]
+        return np.pad(matrix.reshape(rows, heads, *split), [(0, 0)] * 3 + [(0, extra)]).reshape(rows, -1)
+
+
+class _Decoder(GraphNodes, ABC):
+    """What both families share: inputs, cache, attention, head."""
+
+    heads: int
+    kv_heads: int
+    layers: int
+    hidden: int
+
+    def __init__(self, config: Any, state: Mapping[str, Array]) -> None:
+        super().__init__(config, state)
+        self.extra_inputs: list[onnx.ValueInfoProto] = []
+        self.rotary: list[str] = []
 
     def attention(self, qkv: str, layer: int) -> str:
         """Packed (B, T, (H + 2K) D) -> (B, T, H D); appends this call's keys and values to the cache."""
@@ -112,13 +134,6 @@ class _Decoder(ABC):
             )
         )
         return output
-
-    def pad_columns(self, matrix: Array, heads: int, *, halves: bool) -> Array:
-        """(in, heads x head_dim) -> (in, heads x padded). `halves`: pad each half, as rotary pairs i with i + D/2."""
-        rows = matrix.shape[0]
-        split = (2, self.head_dim // 2) if halves else (1, self.head_dim)
-        extra = self.padded // split[0] - split[1]
-        return np.pad(matrix.reshape(rows, heads, *split), [(0, 0)] * 3 + [(0, extra)]).reshape(rows, -1)
 
     def logits(self, x: str, head: Array) -> None:
         """x (B, T, E) from `first_logit` on, times head (E, V)."""
@@ -145,8 +160,7 @@ class _Decoder(ABC):
                 inputs.append(value(f"past_key_values.{layer}.{part}", TensorProto.FLOAT, cache))
                 outputs.append(value(f"present.{layer}.{part}", TensorProto.FLOAT, cache))
         graph = helper.make_graph(self.nodes, self.config.model_type, inputs, outputs, self.weights)
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MS, 1)]
-        save_graph(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+        save_graph(as_model(graph), path)
         return self.padded
 
     @abstractmethod
@@ -244,10 +258,10 @@ class _Llama(_Decoder):
 class _Gpt2(_Decoder):
     def __init__(self, config: Any, state: Mapping[str, Array]) -> None:
         super().__init__(config, state)
-        if config.activation_function not in GPT2_ACTIVATIONS:
+        if config.activation_function not in ACTIVATIONS:
             raise ValueError(
                 f"GPT-2 activation {config.activation_function!r} is not supported by the graph writer; "
-                f"{', '.join(GPT2_ACTIVATIONS)} are."
+                f"{', '.join(ACTIVATIONS)} are."
             )
         if config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights or config.add_cross_attention:
             raise ValueError(
@@ -299,7 +313,7 @@ class _Gpt2(_Decoder):
             out = self.pad_columns(state[f"{prefix}attn.c_proj.weight"].T, self.heads, halves=False).T
             x = self.linear(x, f"{prefix}attn.c_proj", out, state[f"{prefix}attn.c_proj.bias"])
             x, stream = self.norm(stream, x, f"{prefix}ln_2")
-            operator, domain = GPT2_ACTIVATIONS[self.config.activation_function]
+            operator, domain = ACTIVATIONS[self.config.activation_function]
             x = self.node(operator, [self.conv1d(x, f"{prefix}mlp.c_fc")], domain=domain)
             branch = self.conv1d(x, f"{prefix}mlp.c_proj")
         x, _ = self.norm(stream, branch, "transformer.ln_f")

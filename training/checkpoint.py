@@ -6,13 +6,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig
 
-from models import bi_encoder
+from models import bi_encoder, seq2seq_lm
 from models.pair_classifier import PairClassifierConfig
 from models.positions import usable_positions
 from models.registry import register_networks
@@ -63,7 +62,7 @@ def seal_checkpoint(directory: Path, **fields: Any) -> Manifest:
         described["dimensions"] = sentence_folder.read_head(directory).dimensions(config.hidden_size)
         described["threshold"] = 0.5
     else:
-        described["causal"] = causal_shape(config, end_tokens(config, directory))
+        described["causal"] = causal_shape(config, directory)
         described["chat_template"] = write_chat_template(directory)
     return write_manifest(directory, **(described | fields))
 
@@ -110,7 +109,7 @@ def read_config(directory: Path) -> PretrainedConfig:
 
 def kind_of(config: PretrainedConfig, directory: Path) -> Kind:
     """embedding for a sentence-transformers folder, matching for …ForSequenceClassification, generation for the causal
-    models that have a graph writer. Raises InvalidInput for anything else."""
+    models and encoder-decoders that have a graph writer. Raises InvalidInput for anything else."""
     if sentence_folder.is_sentence_folder(directory):
         sentence_folder.check_encoder(config, directory)
         sentence_folder.read_head(directory)
@@ -120,10 +119,13 @@ def kind_of(config: PretrainedConfig, directory: Path) -> Kind:
         return "matching"
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) and config.model_type in GRAPH_WRITERS:
         return "generation"
+    if any(name.endswith("ForConditionalGeneration") for name in names) and config.model_type in seq2seq_lm.SUPPORTED:
+        return "generation"
     raise InvalidInput(
         f"{directory} holds {', '.join(names) or 'an unnamed architecture'}; supported are …ForSequenceClassification "
-        f"encoders, sentence-transformers folders, causal models of type {', '.join(GRAPH_WRITERS)}, and, with --kind "
-        "embedding, encoders without a head."
+        f"encoders, sentence-transformers folders, causal models of type {', '.join(GRAPH_WRITERS)}, "
+        f"…ForConditionalGeneration of type {', '.join(seq2seq_lm.SUPPORTED)}, and, with --kind embedding, encoders "
+        "without a head."
     )
 
 
@@ -140,32 +142,59 @@ def end_tokens(config: PretrainedConfig, directory: Path) -> list[int | None]:
 
     Raises InvalidInput when the latter cannot be read.
     """
-    sources = [config.eos_token_id]
-    if (directory / GENERATION_CONFIG).is_file():
-        try:
-            sources.append(GenerationConfig.from_pretrained(directory).eos_token_id)
-        except (OSError, ValueError) as error:
-            raise InvalidInput(f"{directory / GENERATION_CONFIG} cannot be used: {error}") from None
+    generation = generation_config(directory)
+    sources = [config.eos_token_id, *([generation.eos_token_id] if generation else [])]
     each = [source if isinstance(source, list | tuple) else [source] for source in sources]
     return list(dict.fromkeys(token for tokens in each for token in tokens))
 
 
-def causal_shape(config: PretrainedConfig, ends: Sequence[int | None]) -> CausalShape:
-    """The cache that the model itself would need; the graph writer may pad heads and then states its own."""
-    heads = config.num_attention_heads
+def generation_config(directory: Path) -> GenerationConfig | None:
+    """The folder's `generation_config.json`, if it has one. Raises InvalidInput when it cannot be read."""
+    if not (directory / GENERATION_CONFIG).is_file():
+        return None
+    try:
+        return GenerationConfig.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{directory / GENERATION_CONFIG} cannot be used: {error}") from None
+
+
+def causal_shape(config: PretrainedConfig, directory: Path) -> CausalShape:
+    """The cache that the model itself would need; the graph writer may pad heads and then states its own.
+
+    Raises InvalidInput when `generation_config.json` cannot be read, or does not say how an encoder-decoder begins.
+    """
+    ends = end_tokens(config, directory)
+    # Of an encoder-decoder, what counts is the decoder's.
+    heads = getattr(config, "decoder_attention_heads", None) or config.num_attention_heads
 
     def known(token: int | None) -> bool:
         # Library defaults name GPT-2's own end token even where the vocabulary is another.
         return token is not None and 0 <= token < config.vocab_size
 
     return CausalShape(
-        layers=config.num_hidden_layers,
+        layers=getattr(config, "decoder_layers", None) or config.num_hidden_layers,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         vocab_size=config.vocab_size,
         bos_token_id=config.bos_token_id if known(config.bos_token_id) else None,
         eos_token_ids=tuple(token for token in ends if known(token)),
+        start_token_ids=start_tokens(config, directory) if config.is_encoder_decoder else (),
     )
+
+
+def start_tokens(config: PretrainedConfig, directory: Path) -> tuple[int, ...]:
+    """What an encoder-decoder's text begins with: its start token, and the one that it is made to say next, if any.
+
+    Raises InvalidInput where none is named.
+    """
+    generation = generation_config(directory)
+    named = [
+        next((value for each in (generation, config) if (value := getattr(each, name, None)) is not None), None)
+        for name in ("decoder_start_token_id", "forced_bos_token_id")
+    ]
+    if named[0] is None:
+        raise InvalidInput(f"{directory}: no decoder_start_token_id in config.json or {GENERATION_CONFIG}; add it.")
+    return tuple(token for token in named if token is not None)
 
 
 def write_chat_template(directory: Path) -> str | None:

@@ -27,8 +27,9 @@ from runtime.load import load_engine
 from runtime.manifest import Evaluation, Manifest, Precision, read_manifest, replace_manifest
 from training.data.errors import DataError
 from training.data.pairs import LabelledPair
-from training.data.splits import PairSplits, load_splits
+from training.data.splits import ExampleSplits, PairSplits, Splits, load_splits
 from training.data.texts import TextSplits
+from training.example_quality import evaluate_examples
 from training.metrics import best_threshold, matching_metrics
 from training.recipe import Recipe
 
@@ -102,8 +103,9 @@ def _with_begin(engine: GenerationEngine, ids: list[int]) -> list[int]:
     return ids if begin is None or ids[:1] == [begin] else [begin, *ids]
 
 
-def evaluate_split(engine: Engine, splits: PairSplits | TextSplits, split: str) -> Evaluation:
-    """Metrics of one split of a recipe's data: pairs for a cross-encoder or a bi-encoder, texts for generation.
+def evaluate_split(engine: Engine, splits: Splits, split: str) -> Evaluation:
+    """Metrics of one split of a recipe's data: pairs for a cross-encoder or a bi-encoder, texts for generation, sources
+    and targets where that has a source.
 
     Raises InvalidInput when the data is of another kind.
     """
@@ -111,7 +113,11 @@ def evaluate_split(engine: Engine, splits: PairSplits | TextSplits, split: str) 
         rows = splits.rows(split)
         metrics = evaluate_matching(engine, *as_pairs(rows, splits.positive))
         return _evaluation(split, splits.sha256(split), len(rows), metrics)
-    if isinstance(engine, GenerationEngine) and isinstance(splits, TextSplits):
+    if isinstance(engine, GenerationEngine) and isinstance(splits, ExampleSplits) and engine.has_source:
+        examples = splits.rows(split)
+        metrics = evaluate_examples(engine, examples)
+        return _evaluation(split, splits.sha256(split), len(examples), metrics)
+    if isinstance(engine, GenerationEngine) and isinstance(splits, TextSplits) and not engine.has_source:
         texts = splits.texts(split)
         metrics = evaluate_generation(engine, "\n".join(texts))
         return _evaluation(split, splits.sha256(split), len(texts), metrics)
@@ -202,7 +208,7 @@ def _subjects(what: Path, recipe_file: Path | None, overrides: Sequence[str]) ->
     return record_of_run.recipe, [what]
 
 
-def _evaluate(directory: Path, splits: PairSplits | TextSplits, split: str) -> dict[str, Any]:
+def _evaluate(directory: Path, splits: Splits, split: str) -> dict[str, Any]:
     begun = time.monotonic()
     if read_manifest(directory).format == "torch":
         from training.progress import quiet_libraries  # loads transformers, which other formats do without

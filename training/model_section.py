@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -113,6 +113,30 @@ class BiEncoder(EncoderSection):
         return self
 
 
+class EncoderDecoder(Section):
+    """A network that reads a source and writes a target, with a byte-level BPE tokenizer made from both."""
+
+    kind: Literal["seq2seq"] = "seq2seq"
+    architecture: str = "bart"  # one of models/registry.py
+    base: str | None = None  # continue from a local folder or hub id, with its tokenizer, instead of from scratch
+    revision: str | None = None  # pins a hub id
+    vocab_size: int = Field(default=1024, ge=258)
+    max_tokens: int = Field(default=128, gt=1)  # of a source, and of a target
+    layers: int = Field(default=3, gt=0)  # of the encoder, and of the decoder
+    hidden: int = Field(default=128, gt=0)
+    heads: int = Field(default=4, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return registry.check("seq2seq", value)
+
+    @model_validator(mode="after")
+    def _base_brings_its_shape(self) -> EncoderDecoder:
+        return check_base(self, {"architecture", "vocab_size", "layers", "hidden", "heads", "dropout"})
+
+
 class CausalLM(Section):
     """A GPT-style decoder trained from its own configuration, with a byte-level BPE tokenizer made from the data."""
 
@@ -135,8 +159,15 @@ class CausalLM(Section):
 
     @model_validator(mode="after")
     def _base_brings_its_shape(self) -> CausalLM:
-        shape = {"architecture", "vocab_size", "layers", "hidden", "heads", "kv_heads", "dropout"}
-        given = self.model_fields_set & shape
-        if self.base and given:
-            raise ValueError(f"{', '.join(sorted(given))}: these come with the base {self.base!r}; remove them")
-        return self
+        return check_base(self, {"architecture", "vocab_size", "layers", "hidden", "heads", "kv_heads", "dropout"})
+
+
+Generative = TypeVar("Generative", "CausalLM", "EncoderDecoder")
+
+
+def check_base(model: Generative, shape: set[str]) -> Generative:
+    """The model, unless it has a base and `shape` keys besides, which come with that. Raises ValueError."""
+    given = model.model_fields_set & shape
+    if model.base and given:
+        raise ValueError(f"{', '.join(sorted(given))}: these come with the base {model.base!r}; remove them")
+    return model

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from training.compression.settings import Compress
-from training.model_section import BiEncoder, CausalLM, PairModel
+from training.model_section import BiEncoder, CausalLM, EncoderDecoder, PairModel
 from training.section import Section
 from training.tuning.settings import Tune
 
-KINDS = ("matching", "embedding", "generation")
+KINDS = ("matching", "embedding", "generation", "seq2seq")
 
 
 def _label(value: Any) -> Any:
@@ -46,22 +46,35 @@ class GroupColumns(Columns):
     group: str = "group"
 
 
-class PairData(Section):
-    """Labelled pairs: a file, a folder or an `s3://` prefix for each split (CSV, TSV, JSONL, Parquet, Ditto's .txt)."""
+class ExampleColumns(Section):
+    """Which columns of the files mean what; `source_*` is a record of all columns that begin with `source_`."""
+
+    source: str = "source"
+    target: str = "target"
+
+
+class RowData(Section):
+    """Rows of files: a file, a folder or an `s3://` prefix for each split (CSV, TSV, JSONL, Parquet, Ditto's .txt)."""
 
     train: str
     valid: str
     test: str
-    columns: Columns = Columns()
+    columns: Columns | ExampleColumns
     format: Literal["csv", "tsv", "jsonl", "parquet", "ditto"] | None = None  # None: the ending tells; .txt is ditto
     records: Records = "named"  # how a column that holds a record becomes text
     encoding: str = "utf-8-sig"  # reads UTF-8 with and without BOM
-    labels: tuple[Label, ...] = Field(default=("0", "1"), min_length=2)  # as in the data; the order gives the index
-    positive: Label = "1"  # the label that means "a match": its probability is the score
     bad_rows: Literal["fail", "reject"] = "fail"  # reject: to RUN/rejects.jsonl, with the reason
     max_reject_share: float = Field(default=0.01, ge=0, le=1)
     duplicates: Literal["keep", "drop", "fail"] = "keep"  # reported in every case; drop keeps the first
-    leakage: Literal["report", "drop", "fail"] = "report"  # pairs that stand in two splits; drop: out of train
+    leakage: Literal["report", "drop", "fail"] = "report"  # rows that stand in two splits; drop: out of train
+
+
+class PairData(RowData):
+    """Labelled pairs."""
+
+    columns: Columns = Columns()
+    labels: tuple[Label, ...] = Field(default=("0", "1"), min_length=2)  # as in the data; the order gives the index
+    positive: Label = "1"  # the label that means "a match": its probability is the score
 
     @model_validator(mode="after")
     def _labels_hold(self) -> PairData:
@@ -84,6 +97,13 @@ class EmbeddingData(PairData):
     kind: Literal["embedding"] = "embedding"  # follows model.kind
     columns: GroupColumns = GroupColumns()
     groups: str | None = None  # file, folder or s3:// prefix of texts with a group; None: what train's positives join
+
+
+class ExampleData(RowData):
+    """Sources, and the target that each of them is to become. Two rows with one source are duplicates, or a leak."""
+
+    kind: Literal["seq2seq"] = "seq2seq"  # follows model.kind
+    columns: ExampleColumns = ExampleColumns()
 
 
 class TextData(Section):
@@ -161,8 +181,8 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     seed: int = 7
     runs: Path = Path("runs")
-    model: Annotated[PairModel | BiEncoder | CausalLM, Field(discriminator="kind")]
-    data: Annotated[MatchingData | EmbeddingData | TextData, Field(discriminator="kind")]
+    model: Annotated[PairModel | BiEncoder | CausalLM | EncoderDecoder, Field(discriminator="kind")]
+    data: Annotated[MatchingData | EmbeddingData | TextData | ExampleData, Field(discriminator="kind")]
     train: Train = Train()
     compress: Compress = Compress()
     tune: Tune | None = None
@@ -182,9 +202,10 @@ class Recipe(Section):
     def _parts_agree(self) -> Recipe:
         if self.data.kind != self.model.kind:
             raise ValueError(f"data.kind {self.data.kind!r} does not fit model.kind {self.model.kind!r}; leave it out")
-        if "fp16" in self.compress.precisions and self.model.kind == "generation":
+        generates = self.model.kind in ("generation", "seq2seq")
+        if "fp16" in self.compress.precisions and generates:
             raise ValueError("compress.precisions: fp16 is for encoders; a generation model's cache is fp32")
-        if "int4" in self.compress.precisions and self.model.kind != "generation":
+        if "int4" in self.compress.precisions and not generates:
             raise ValueError("compress.precisions: int4 is for generation; encoders are best in int8")
         if self.train.freeze_embeddings and self.model.base is None:
             raise ValueError("train.freeze_embeddings needs model.base: new embeddings must be trained")

@@ -17,7 +17,7 @@ from runtime.errors import ArtifactRefused
 from runtime.manifest import Precision, verify
 from training.checkpoint import git_commit, versions
 from training.compression.step import COMPRESSED
-from training.data.splits import PairSplits
+from training.data.splits import Splits
 from training.data.texts import TextSplits
 from training.hardware import this_machine
 from training.recipe import Recipe
@@ -100,12 +100,12 @@ def clear(run: Path) -> None:
         path.unlink()
 
 
-def write_data_report(run: Path, splits: PairSplits | TextSplits) -> None:
+def write_data_report(run: Path, splits: Splits) -> None:
     """Show the data report and write it, with the rejected rows, into the run folder."""
     for text in splits.report.lines():
         print(text, flush=True)
     (run / REPORT_FILE).write_text(splits.report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    rejects = splits.rejects if isinstance(splits, PairSplits) else ()
+    rejects = () if isinstance(splits, TextSplits) else splits.rejects
     (run / REJECTS_FILE).unlink(missing_ok=True)
     if rejects:
         with (run / REJECTS_FILE).open("w", encoding="utf-8") as stream:

@@ -27,7 +27,7 @@ from training.bases import resolve_base, weights_sha256
 from training.checkpoint import seal_checkpoint
 from training.curves import draw_curves
 from training.data.errors import DataError
-from training.data.splits import GroupedSplits, PairSplits, load_splits
+from training.data.splits import ExampleSplits, GroupedSplits, PairSplits, Splits, load_splits
 from training.data.texts import TextSplits
 from training.embedding_task import prepare_embedding
 from training.evaluate import choose_threshold, evaluate_split, record
@@ -35,7 +35,7 @@ from training.features import cache_hidden_states
 from training.generation_task import prepare_generation, unigram_perplexity
 from training.loop import checkpoint_step, train_loop
 from training.matching_task import prepare_matching
-from training.model_section import BiEncoder, CausalLM, PairModel
+from training.model_section import BiEncoder, CausalLM, EncoderDecoder, PairModel
 from training.progress import Diverged, ProgressReport, TrainLog, quiet_libraries, read_log
 from training.recipe import EmbeddingData, MatchingData, Recipe
 from training.run_folder import (
@@ -56,6 +56,7 @@ from training.run_folder import (
 )
 from training.run_record import TrainRecord, Usage, dependencies, read_record, write_record
 from training.scalars import Scalars
+from training.seq2seq_task import prepare_seq2seq
 from training.task import Task
 from training.tracking import MlflowRun
 from training.usage import Meter
@@ -120,13 +121,13 @@ def with_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def depends(recipe: Recipe, splits: PairSplits | TextSplits) -> tuple[dict[str, Any], Path | None]:
+def depends(recipe: Recipe, splits: Splits) -> tuple[dict[str, Any], Path | None]:
     """What the weights depend on, and the folder of the base (None: from scratch). Raises SluiceError for the base."""
     base = resolve_base(recipe.model.base, recipe.model.revision) if recipe.model.base else None
     return dependencies(recipe, splits.report.digests, weights_sha256(base) if base else None), base
 
 
-def _train(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None, begun: TrainRecord) -> Outcome:
+def _train(recipe: Recipe, splits: Splits, base: Path | None, begun: TrainRecord) -> Outcome:
     run = recipe.run
     step = checkpoint_step(run / TRAINER)
     if step:
@@ -173,7 +174,7 @@ def _train(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None, b
     return Outcome(finished, run / CHECKPOINT, trained=True)
 
 
-def prepare(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None) -> Task:
+def prepare(recipe: Recipe, splits: Splits, base: Path | None) -> Task:
     """Seed everything and make the model and its rows. Raises SluiceError, ValueError."""
     transformers.set_seed(recipe.seed)
     task = _prepare(recipe, splits, base)
@@ -193,10 +194,13 @@ def fit(recipe: Recipe, task: Task, log: TrainLog, meter: Meter, **options: Any)
     return train_loop(task, recipe.train, recipe.seed, recipe.run / TRAINER, report, meter=meter, **options)
 
 
-def _prepare(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None) -> Task:
+def _prepare(recipe: Recipe, splits: Splits, base: Path | None) -> Task:
     if isinstance(splits, TextSplits):
         assert isinstance(recipe.model, CausalLM)  # the recipe's own check
         return prepare_generation(recipe.model, base, (splits.train, splits.valid))
+    if isinstance(splits, ExampleSplits):
+        assert isinstance(recipe.model, EncoderDecoder)
+        return prepare_seq2seq(recipe.model, base, (splits.train, splits.valid))
     work = recipe.run / TRAINER
     work.mkdir(exist_ok=True)
     if isinstance(splits, GroupedSplits):
@@ -211,13 +215,13 @@ def _prepare(recipe: Recipe, splits: PairSplits | TextSplits, base: Path | None)
     return cache_hidden_states(task, work) if recipe.model.frozen else task
 
 
-def _unigram_perplexity(splits: PairSplits | TextSplits, task: Task) -> float | None:
-    if isinstance(splits, PairSplits):
+def _unigram_perplexity(splits: Splits, task: Task) -> float | None:
+    if not isinstance(splits, TextSplits):
         return None
     return round(unigram_perplexity(task.tokenizer, splits.train, splits.test), 3)
 
 
-def _save(recipe: Recipe, splits: PairSplits | TextSplits, task: Task, meter: Meter) -> Manifest:
+def _save(recipe: Recipe, splits: Splits, task: Task, meter: Meter) -> Manifest:
     """The trained model as the artifact RUN/checkpoint: threshold chosen on valid, then valid and test evaluated."""
     target = recipe.run / CHECKPOINT
     directory = target.with_name(f".{CHECKPOINT}.partial")
@@ -238,7 +242,7 @@ def _save(recipe: Recipe, splits: PairSplits | TextSplits, task: Task, meter: Me
     return manifest
 
 
-def _seal(recipe: Recipe, splits: PairSplits | TextSplits, task: Task, directory: Path) -> Manifest:
+def _seal(recipe: Recipe, splits: Splits, task: Task, directory: Path) -> Manifest:
     directory.mkdir()
     (task.save or task.model.save_pretrained)(directory)
     task.tokenizer.save_pretrained(directory)

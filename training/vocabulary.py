@@ -29,6 +29,18 @@ def train_bpe(texts: Iterable[str], vocab_size: int, max_tokens: int) -> PreTrai
     )
 
 
+def train_seq2seq_bpe(texts: Iterable[str], vocab_size: int, max_tokens: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of at most `vocab_size` tokens for an encoder-decoder: a text, source or target, then END. What it
+    writes it reads back unchanged."""
+    tokenizer = _trained(texts, vocab_size, [END, PADDING])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, tokenizer.token_to_id(END))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=PADDING, model_max_length=max_tokens
+    )
+
+
 def train_encoder_bpe(texts: Iterable[str], vocab_size: int, max_tokens: int) -> PreTrainedTokenizerFast:
     """A tokenizer of at most `vocab_size` tokens for an encoder: FIRST a SEPARATOR, or FIRST a SEPARATOR b SEPARATOR.
 

@@ -135,7 +135,7 @@ class FakeGeneration:
     """Repeats TALE; see the module."""
 
     def __init__(self, directory: Path, *, slots: int, context: int) -> None:
-        self.slots, self.context, self.vocab_size = slots, context, VOCABULARY
+        self.slots, self.context, self.vocab_size, self.whole_prompts = slots, context, VOCABULARY, False
         self._settings = read_settings(directory)
 
     def prefill(self, slot: int, ids: Sequence[int], start: int = 0, all_logits: bool = False) -> F32:

@@ -133,7 +133,7 @@ class OnnxGeneration:
     """
 
     def __init__(self, graph: Path, shape: CausalShape, *, slots: int, context: int, threads: int) -> None:
-        self.slots, self.context, self.vocab_size = slots, context, shape.vocab_size
+        self.slots, self.context, self.vocab_size, self.whole_prompts = slots, context, shape.vocab_size, False
         # A step is some hundred short parallel loops: threads that sleep between them would be woken as often.
         self._session = open_session(graph, threads, spin=True)
         self._multiple = int(self._session.get_modelmeta().custom_metadata_map.get("row_multiple", 1))

@@ -19,7 +19,8 @@ from training.compression.step import GRAPH, Context, Step
 # Fields that an artifact has from its parent, unless the step changes them.
 INHERITED = ("max_tokens", "threshold", "datasets", "seed")
 INHERITED_BY_GRAPHS = ("kind", "architecture", "precision", "tokenizer", "pad_token_id", "labels", "chat_template")
-INHERITED_BY_GRAPHS += ("positive_label", "dimensions", "causal")
+INHERITED_BY_GRAPHS += ("positive_label", "dimensions", "causal", "encoder_graph")
+SOURCED = "export, int8 and int4"  # steps that take an encoder-decoder
 
 
 class ParityError(ValueError):
@@ -56,6 +57,8 @@ def check_source(step: Step, parent: Manifest, where: str) -> None:
     """Raises InvalidInput where `step` is not for such an artifact."""
     if parent.kind not in step.kinds:
         raise InvalidInput(f"{where} is of kind {parent.kind}; the step {step.step} is for {' and '.join(step.kinds)}.")
+    if parent.causal and parent.causal.has_source and not step.takes_source:
+        raise InvalidInput(f"{where} is an encoder-decoder; the step {step.step} is not for these, {SOURCED} are.")
     if parent.format != step.consumes:
         hint = "put it after an export" if step.consumes == "onnx" else "put it before the export"
         raise InvalidInput(f"{where} is of format {parent.format}; the step {step.step} takes {step.consumes}: {hint}.")

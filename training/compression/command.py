@@ -29,7 +29,7 @@ from training.compression.goal import parse_goal
 from training.compression.int4 import Int4
 from training.compression.int8 import Int8
 from training.compression.pipeline import Pipeline, folder_context, place_result, recipe_context
-from training.compression.probe import Probe, sampled_texts
+from training.compression.probe import sampled_probe
 from training.compression.settings import Compress
 from training.compression.step import COMPRESSED, Context, Step
 from training.data.errors import DataError
@@ -79,7 +79,7 @@ def _precisions(run: Path, settings: Compress, context: Context) -> dict[str, Pa
         made[precision] = run / precision
         if context.splits is None and context.probe.timed is None:
             # A language model without data: perplexity on random tokens would say nothing of its quality.
-            context = replace(context, probe=Probe(sampled_texts(made["fp32"])))
+            context = replace(context, probe=sampled_probe(made["fp32"], context.probe.texts))
         make(narrow[precision], made["fp32"], context)
     return made
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from runtime.manifest import Format, Kind, Precision
-from training.compression.step import GRAPH, Comparison, Context, Step
+from training.compression.step import Comparison, Context, Step
 
 
 class Int4(Step):
@@ -19,6 +19,7 @@ class Int4(Step):
     kinds: ClassVar[tuple[Kind, ...]] = ("generation",)
     precision: ClassVar[Precision | None] = "int4"
     compares: ClassVar[Comparison | None] = "typical"
+    takes_source: ClassVar[bool] = True
 
     step: Literal["int4"] = "int4"
     tolerance: float = Field(default=0.03, gt=0)
@@ -26,6 +27,6 @@ class Int4(Step):
 
     def apply(self, source: Path, directory: Path, context: Context) -> dict[str, Any]:
         """See Step."""
-        from training.compression.quantization import quantize_decoder
+        from training.compression.quantization import quantize_generation
 
-        return quantize_decoder(source / GRAPH, directory / GRAPH, bits=4, block=self.block)
+        return quantize_generation(source, directory, bits=4, block=self.block)

@@ -21,6 +21,7 @@ class Int8(Step):
     kinds: ClassVar[tuple[Kind, ...]] = ("matching", "embedding", "generation")
     precision: ClassVar[Precision | None] = "int8"
     compares: ClassVar[Comparison | None] = "typical"
+    takes_source: ClassVar[bool] = True
 
     step: Literal["int8"] = "int8"
     tolerance: float = Field(default=0.05, gt=0)
@@ -44,12 +45,12 @@ class Int8(Step):
     def apply(self, source: Path, directory: Path, context: Context) -> dict[str, Any]:
         """See Step."""
         from training.compression.calibration import Feeds, calibration_inputs
-        from training.compression.quantization import quantize_decoder, quantize_encoder
+        from training.compression.quantization import quantize_encoder, quantize_generation
 
         if read_manifest(source).kind == "generation":
             if (self.form, self.per_channel, self.reduce_range) != ("dynamic", True, False):
                 raise InvalidInput("int8 of generation has one form: leave out form, per_channel, reduce_range.")
-            return quantize_decoder(source / GRAPH, directory / GRAPH)
+            return quantize_generation(source, directory)
         if self.form == "auto":
             from training.compression.variants import choose_variant
 

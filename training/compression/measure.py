@@ -23,9 +23,9 @@ from runtime.generation import GenerationEngine
 from runtime.manifest import Parity
 from training.compression.probe import Probe
 from training.compression.step import Comparison
-from training.data.splits import PairSplits
-from training.data.texts import TextSplits
+from training.data.splits import PairSplits, Splits
 from training.evaluate import as_pairs, evaluate_split, score_pairs
+from training.example_quality import example_ids
 from training.metrics import agreeing_threshold, best_threshold, matching_metrics
 
 Engine = EncoderEngine | GenerationEngine
@@ -44,7 +44,7 @@ class Quality:
     threshold: float | None = None
 
 
-def quality_on_valid(engine: Engine, splits: PairSplits | TextSplits, parent: Engine | None = None) -> Quality:
+def quality_on_valid(engine: Engine, splits: Splits, parent: Engine | None = None) -> Quality:
     """Matching and embedding: a threshold, and the figures there; generation: perplexity.
 
     The threshold is the one with the highest F1; of an artifact that stands for its `parent`, the one at which it
@@ -83,10 +83,14 @@ def compare(before: Engine, after: Engine, probe: Probe, how: Comparison, tolera
 
 
 def _outputs(engine: Engine, probe: Probe) -> np.ndarray:
-    """Scores of the probe's pairs (cosines of a bi-encoder's), or log-probabilities of its texts' tokens."""
+    """Scores of the probe's pairs (cosines of a bi-encoder's), or log-probabilities of its texts' tokens (of an
+    encoder-decoder, its targets')."""
     if isinstance(engine, EncoderEngine):
         scores = np.asarray(score_pairs(engine, probe.pairs))
         return 2 * scores - 1 if engine.manifest.kind == "embedding" else scores
+    if engine.has_source:
+        rows = engine.text_log_probs(*example_ids(engine, probe.texts, probe.targets))
+        return np.asarray([value for row in rows for value in row])
     encoded = [engine.encode(text)[: engine.context] for text in probe.texts]
     return np.asarray([value for ids in encoded if len(ids) > 1 for value in engine.log_probs(ids)])
 

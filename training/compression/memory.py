@@ -25,7 +25,9 @@ def score(directory: Path, texts: Sequence[str]) -> None:
     elif isinstance(engine, GenerationEngine):
         for text in texts:
             ids = engine.encode(text)[: engine.context]
-            if len(ids) > 1:
+            if engine.has_source:
+                engine.text_log_probs([ids], [ids[: engine.room(len(ids))]])
+            elif len(ids) > 1:
                 engine.log_probs(ids)
     engine.close()
 

@@ -14,8 +14,7 @@ from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import read_manifest
 from runtime.text import TextEncoder, load_tokenizer, pair_name
-from training.data.splits import PairSplits
-from training.data.texts import TextSplits
+from training.data.splits import ExampleSplits, PairSplits, Splits
 
 PROBE_PAIRS = 64
 PROBE_TEXT_CHARACTERS = 200
@@ -31,6 +30,7 @@ class Probe:
 
     texts: Sequence[str]
     timed: Pair | None = None
+    targets: Sequence[str] = ()  # of an encoder-decoder, one a text
 
     @property
     def pairs(self) -> list[Pair]:
@@ -41,6 +41,8 @@ class Probe:
 def make_probe(checkpoint: Path, texts: Sequence[str]) -> Probe:
     """Of a bi-encoder, which computes a text that occurs twice once, a text with itself is timed."""
     manifest = read_manifest(checkpoint)
+    if manifest.causal and manifest.causal.has_source:
+        return Probe(texts, targets=texts[::-1])
     if manifest.kind == "generation":
         return Probe(texts)
     encoder = TextEncoder(load_tokenizer(checkpoint / manifest.tokenizer), manifest.max_tokens, manifest.pad_token_id)
@@ -59,10 +61,13 @@ def make_probe(checkpoint: Path, texts: Sequence[str]) -> Probe:
     return Probe(texts, pair(1 + bisect_left(range(1, half), min(TIMED_TOKENS, manifest.max_tokens), key=tokens)))
 
 
-def split_probe(checkpoint: Path, splits: PairSplits | TextSplits) -> Probe:
+def split_probe(checkpoint: Path, splits: Splits) -> Probe:
     """A probe all from valid: test is for the finished artifact."""
     if isinstance(splits, PairSplits):
         return make_probe(checkpoint, [text for row in splits.valid[:PROBE_PAIRS] for text in (row.text_a, row.text_b)])
+    if isinstance(splits, ExampleSplits):
+        rows = splits.valid[:PROBE_PAIRS]
+        return Probe([row.source for row in rows], targets=[row.target for row in rows])
     whole = "\n".join(splits.texts("valid"))
     starts = range(0, min(len(whole), PROBE_PAIRS * PROBE_TEXT_CHARACTERS), PROBE_TEXT_CHARACTERS)
     return Probe([whole[start : start + PROBE_TEXT_CHARACTERS] for start in starts])
@@ -76,12 +81,19 @@ def vocabulary_texts(directory: Path, count: int = 64, seed: int = 7) -> list[st
     return [tokenizer.decode(row[: random.integers(4, 25)].tolist()) or "a" for row in ids]
 
 
-def sampled_texts(directory: Path, count: int = 8, seed: int = 7) -> list[str]:
-    """Texts that a language model itself finds likely: perplexity on random tokens would say nothing of its quality."""
+def sampled_probe(directory: Path, sources: Sequence[str], count: int = 8, seed: int = 7) -> Probe:
+    """Texts that a language model itself finds likely: perplexity on random tokens would say nothing of its quality.
+    Those of an encoder-decoder are its targets, of the first of `sources`."""
     engine = load_engine(directory)
     assert isinstance(engine, GenerationEngine)
     tokens = min(128, engine.context // 2)
-    streams = [engine.generate("", Sampling(max_tokens=tokens, seed=seed + number)) for number in range(count)]
+    prompts = sources[:count] if engine.has_source else [""] * count
+    streams = [
+        engine.generate(prompt, Sampling(max_tokens=tokens, seed=seed + number))
+        for number, prompt in enumerate(prompts)
+    ]
     texts = ["".join(event.text for event in stream) for stream in streams]
     engine.close()
-    return [text for text in texts if text.strip()] or ["a"]
+    if engine.has_source:
+        return Probe(prompts, targets=[text or "a" for text in texts])
+    return Probe([text for text in texts if text.strip()] or ["a"])

@@ -22,6 +22,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 
 from training.causal_graph import save_graph
 from training.compression.equalization import equalize
+from training.compression.step import ENCODER_GRAPH, GRAPH
 
 BLOCK = 128
 # With blocks of 128 the kernel computes two rows at once, and a last odd row by itself, a rounding different. The
@@ -109,6 +110,14 @@ def _expose_projections(graph: onnx.GraphProto) -> None:
     kept = [each for each in graph.initializer if each.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def quantize_generation(source: Path, directory: Path, *, bits: int = 8, block: int = BLOCK) -> dict[str, object]:
+    """The graphs of the artifact `source` with weights of 8 or 4 bits, in `directory`; see `quantize_decoder`."""
+    for graph in (ENCODER_GRAPH, GRAPH):
+        if (source / graph).is_file():
+            done = quantize_decoder(source / graph, directory / graph, bits=bits, block=block)
+    return done
 
 
 def quantize_decoder(graph: Path, path: Path, *, bits: int = 8, block: int = BLOCK) -> dict[str, object]:

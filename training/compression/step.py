@@ -17,14 +17,14 @@ from training.section import Section
 
 if TYPE_CHECKING:  # the recipe is made of steps
     from training.compression.probe import Probe
-    from training.data.splits import PairSplits
-    from training.data.texts import TextSplits
+    from training.data.splits import Splits
     from training.recipe import Recipe
 
 # How outputs are compared with the parent's: the largest difference, the mean one, or not at all.
 Comparison = Literal["largest", "typical"]
 ENCODERS: tuple[Kind, ...] = ("matching", "embedding")
 GRAPH = "model.onnx"  # what a step that produces "onnx" writes
+ENCODER_GRAPH = "encoder.onnx"  # and besides, of an encoder-decoder, whose decoder is GRAPH
 COMPRESSED = "compressed"  # folder of a run in which pipelines make their artifacts
 
 
@@ -37,7 +37,7 @@ class Context:
     work: Path  # the step's own folder: survives a kill, so that a training goes on; gone when the step is done
     seed: int = 7
     recipe: Recipe | None = None
-    splits: PairSplits | TextSplits | None = None
+    splits: Splits | None = None
     log: Callable[[str], None] = print
 
 
@@ -53,6 +53,7 @@ class Step(Section, ABC):
     kinds: ClassVar[tuple[Kind, ...]] = ENCODERS
     precision: ClassVar[Precision | None] = None  # what it makes of fp32; None: leaves it as it is
     compares: ClassVar[Comparison | None] = None
+    takes_source: ClassVar[bool] = False  # whether it works on encoder-decoders
 
     step: str
     tolerance: float | None = None  # how far the outputs may be from the parent's; None: any distance
@@ -62,7 +63,8 @@ class Step(Section, ABC):
         """Write the model made from the artifact `source` into the empty `directory`; returns what was done, for the
         manifest (JSON values).
 
-        "torch": a whole transformers or sentence-transformers folder, tokenizer included. "onnx": GRAPH alone.
+        "torch": a whole transformers or sentence-transformers folder, tokenizer included. "onnx": GRAPH alone, and
+        ENCODER_GRAPH where there is one.
         Raises InvalidInput where the source is not one that the step can work on.
         """
 

@@ -14,8 +14,7 @@ from runtime.manifest import Format, Kind
 from training.compression.step import Context, Step
 
 if TYPE_CHECKING:
-    from training.data.splits import PairSplits
-    from training.data.texts import TextSplits
+    from training.data.splits import Splits
 
 
 class Vocabulary(Step):
@@ -70,13 +69,15 @@ class Vocabulary(Step):
             raise InvalidInput(f"vocabulary: texts {self.texts} cannot be read: {error}") from None
 
 
-def texts_of(splits: PairSplits | TextSplits, split: str) -> list[str]:
+def texts_of(splits: Splits, split: str) -> list[str]:
     """Each text of a split once, in order."""
-    from training.data.splits import GroupedSplits
+    from training.data.splits import ExampleSplits, GroupedSplits
     from training.data.texts import TextSplits
 
     if isinstance(splits, TextSplits):
         return list(splits.texts(split))
+    if isinstance(splits, ExampleSplits):
+        return [text for row in splits.rows(split) for text in (row.source, row.target)]
     texts = [text for row in splits.rows(split) for text in (row.text_a, row.text_b)]
     if isinstance(splits, GroupedSplits) and split == "train":
         texts += [row.text for row in splits.groups]

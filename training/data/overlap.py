@@ -1,44 +1,60 @@
-"""Pairs that stand twice: within a split (duplicates) and in two splits (leakage), in the same order or swapped."""
+"""Rows that stand twice, whatever their label: within a split (duplicates) and in two splits (leakage). A pair is the
+same in the other order too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from training.data.pairs import LabelledPair
+Key = tuple[str, ...]
 
-Key = tuple[str, str]
+
+class Row(Protocol):
+    """A row of data: `texts` are given, `label` is to be found. `where` is file:line."""
+
+    @property
+    def texts(self) -> tuple[str, ...]: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def where(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """Row `later` has the pair of row `first`; `swapped`: with text_a and text_b exchanged."""
+    """Row `later` has the texts of row `first`; `swapped`: in the other order."""
 
-    first: LabelledPair
-    later: LabelledPair
+    first: Row
+    later: Row
 
     @property
     def swapped(self) -> bool:
-        return self.first.text_a != self.later.text_a
+        return self.first.texts != self.later.texts
 
     @property
     def conflicting(self) -> bool:
         return self.first.label != self.later.label
 
     def __str__(self) -> str:
+        if len(self.later.texts) == 1:
+            target = ", with another target" if self.conflicting else ""
+            return f"{self.later.where} has the same source as {self.first.where}{target}"
         what = "the swapped pair of" if self.swapped else "the same pair as"
         labels = f", labelled {self.later.label!r} and {self.first.label!r}" if self.conflicting else ""
         return f"{self.later.where} is {what} {self.first.where}{labels}"
 
 
-def key_of(pair: LabelledPair) -> Key:
-    """The two texts in a fixed order."""
-    return (pair.text_a, pair.text_b) if pair.text_a <= pair.text_b else (pair.text_b, pair.text_a)
+def key_of(row: Row) -> Key:
+    """The texts in a fixed order."""
+    return tuple(sorted(row.texts))
 
 
-def duplicates(rows: Sequence[LabelledPair]) -> list[Repeat]:
-    """Every row whose pair stood before in `rows`."""
-    seen: dict[Key, LabelledPair] = {}
+def duplicates(rows: Sequence[Row]) -> list[Repeat]:
+    """Every row whose texts stood before in `rows`."""
+    seen: dict[Key, Row] = {}
     found = []
     for row in rows:
         first = seen.setdefault(key_of(row), row)
@@ -47,15 +63,15 @@ def duplicates(rows: Sequence[LabelledPair]) -> list[Repeat]:
     return found
 
 
-def leaks(earlier: Sequence[LabelledPair], later: Sequence[LabelledPair]) -> list[Repeat]:
-    """Every row of `later` whose pair stands in `earlier` (`first` is the first of these)."""
-    seen: dict[Key, LabelledPair] = {}
+def leaks(earlier: Sequence[Row], later: Sequence[Row]) -> list[Repeat]:
+    """Every row of `later` whose texts stand in `earlier` (`first` is the first of these)."""
+    seen: dict[Key, Row] = {}
     for row in earlier:
         seen.setdefault(key_of(row), row)
     return [Repeat(seen[key], row) for row in later if (key := key_of(row)) in seen]
 
 
-def shared_texts(earlier: Sequence[LabelledPair], later: Sequence[LabelledPair]) -> int:
+def shared_texts(earlier: Sequence[Row], later: Sequence[Row]) -> int:
     """How many different texts of `later` stand anywhere in `earlier`: no leak by itself, but good to know."""
-    texts = [{text for row in rows for text in (row.text_a, row.text_b)} for rows in (earlier, later)]
+    texts = [{text for row in rows for text in row.texts} for rows in (earlier, later)]
     return len(texts[0] & texts[1])

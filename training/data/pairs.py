@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from records.rows import BadRow, Format, read_rows
 from training.data.errors import DataError
 from training.data.serialisation import as_record, serialise
-from training.recipe import PairData
+from training.recipe import PairData, RowData
 
 Parsed = TypeVar("Parsed")
 LISTED = 10  # bad rows that are named
@@ -26,6 +26,11 @@ class LabelledPair:
     text_b: str
     label: str
     where: str = field(compare=False)
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Both."""
+        return (self.text_a, self.text_b)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,14 @@ class Unusable(Exception):
 
 def read_pairs(url: str, settings: PairData) -> tuple[list[LabelledPair], list[Reject]]:
     """Every row below `url` as a pair or a reject. Raises what records raises for a source that cannot be opened."""
-    by_ending = "ditto" if url.lower().endswith((".txt", ".txt.gz")) else None
-    parse = partial(_pair, settings)
+    return read_rows_of(url, settings, partial(_pair, settings))
+
+
+def read_rows_of(
+    url: str, settings: RowData, parse: Callable[[Mapping[str, Any], str], Parsed]
+) -> tuple[list[Parsed], list[Reject]]:
+    """`read_as` in the settings' encoding and format; a .txt file is Ditto's."""
+    by_ending: Format | None = "ditto" if url.lower().endswith((".txt", ".txt.gz")) else None
     return read_as(url, parse, encoding=settings.encoding, format=settings.format or by_ending)
 
 
@@ -75,7 +86,7 @@ def read_as(
 
 
 def read_checked(
-    key: str, source: str, data: PairData, read: Callable[[], tuple[list[Parsed], list[Reject]]]
+    key: str, source: str, data: RowData, read: Callable[[], tuple[list[Parsed], list[Reject]]]
 ) -> tuple[list[Parsed], list[Reject]]:
     """What `read` finds in `source`, the recipe's data.`key`: rows and rejects, as many as the recipe allows.
 
@@ -91,13 +102,13 @@ def read_checked(
     if rejected and data.bad_rows == "fail":
         raise DataError(
             f"data.{key}: {len(rejected)} of {total} rows cannot be used:\n{_listed(rejected)}\n"
-            f"Correct them, or put them aside with data.bad_rows=reject.{_column_hint(key, rows, rejected)}"
+            f"Correct them, or put them aside with data.bad_rows=reject.{_column_hint(key, data, rows, rejected)}"
         )
     if len(rejected) > data.max_reject_share * total:
         raise DataError(
             f"data.{key}: {len(rejected)} of {total} rows ({len(rejected) / total:.1%}) cannot be used, and "
             f"data.max_reject_share is {data.max_reject_share:.1%}:\n{_listed(rejected)}"
-            f"{_column_hint(key, rows, rejected)}"
+            f"{_column_hint(key, data, rows, rejected)}"
         )
     if not rows:
         raise DataError(f"data.{key} {source!r}: none of its {total} rows can be used.")
@@ -109,10 +120,11 @@ def _listed(rejected: Sequence[Reject]) -> str:
     return "\n".join(f"  {reject}" for reject in rejected[:LISTED]) + rest
 
 
-def _column_hint(key: str, rows: Sequence[object], rejected: Sequence[Reject]) -> str:
+def _column_hint(key: str, data: RowData, rows: Sequence[object], rejected: Sequence[Reject]) -> str:
     if rows or not rejected[0].reason.startswith("no column"):
         return ""
-    names = ("text", "group") if key == "groups" else ("text_a", "text_b", "label")
+    of_groups = ("text", "group")
+    names = [name for name in type(data.columns).model_fields if (name in of_groups) == (key == "groups")]
     return f" If the columns have other names, say so: {' '.join(f'data.columns.{name}=…' for name in names)}"
 
 
@@ -133,7 +145,7 @@ def _no_column(values: Mapping[str, Any], column: str) -> Unusable:
     return Unusable(f"no column {column!r}", f"it has {', '.join(map(repr, values)) or 'none'}")
 
 
-def text_of(values: Mapping[str, Any], column: str, settings: PairData) -> str:
+def text_of(values: Mapping[str, Any], column: str, settings: RowData) -> str:
     """A text of the row, or its record as a text. Raises Unusable."""
     try:
         value = as_record(values, column)

@@ -137,7 +137,9 @@ def _counts(split: SplitReport) -> str:
     ]
     gone = "".join(f", {count} {what}" for count, what in parts if count)
     labels = ", ".join(f"{label}: {count}" for label, count in split.labels.items())
-    unit = f" rows ({labels})" if labels else f" documents, {split.characters} characters"
+    unit = f" rows ({labels})" if labels else " rows"
+    if split.characters:
+        unit = f" documents, {split.characters} characters"
     return f"{split.used} of {split.read}{unit}{gone}" if gone else f"{split.used}{unit}"
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Generic, TypeVar
 
 from training.data.errors import DataError
+from training.data.examples import Example, read_examples, sha256_of_examples
 from training.data.groups import GroupedText, load_groups
 from training.data.overlap import Repeat, duplicates, leaks, shared_texts
 from training.data.pairs import LabelledPair, Reject, read_checked, read_pairs, sha256_of
 from training.data.report import IMBALANCE, DataReport, LeakReport, SplitReport, overlap
 from training.data.texts import TextSplits, load_texts
-from training.recipe import EmbeddingData, PairData, Recipe, TextData
+from training.recipe import EmbeddingData, ExampleData, PairData, Recipe, RowData, TextData
 
 SPLITS = ("train", "valid", "test")
 # earlier, later: where "drop" takes a leaked pair out of the earlier, so that what is measured stays whole.
@@ -47,10 +49,35 @@ class GroupedSplits(PairSplits):
     groups: Sequence[GroupedText]
 
 
-def load_splits(recipe: Recipe) -> PairSplits | TextSplits:
+@dataclass(frozen=True, slots=True)
+class ExampleSplits:
+    """Sources with their targets of the three splits, what was rejected, and the report on it all."""
+
+    train: Sequence[Example]
+    valid: Sequence[Example]
+    test: Sequence[Example]
+    rejects: Sequence[tuple[str, Reject]]  # split, reject
+    report: DataReport
+
+    def rows(self, split: str) -> Sequence[Example]:
+        """The used rows of one split."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}[split]
+
+    def sha256(self, split: str) -> str:
+        """Digest of the used rows of one split."""
+        return self.report.splits[split].sha256
+
+
+Splits = PairSplits | TextSplits | ExampleSplits
+R = TypeVar("R", LabelledPair, Example)
+
+
+def load_splits(recipe: Recipe) -> Splits:
     """Read and check what the recipe's data section names. Raises DataError for data unfit to train on."""
     if isinstance(recipe.data, TextData):
         return load_texts(recipe.data)
+    if isinstance(recipe.data, ExampleData):
+        return load_examples(recipe.data)
     splits = load_pairs(recipe.data)
     return with_groups(splits, recipe.data) if isinstance(recipe.data, EmbeddingData) else splits
 
@@ -61,12 +88,51 @@ def load_pairs(data: PairData) -> PairSplits:
     Raises DataError: a source cannot be read or is empty; bad rows, duplicates or leaks where the recipe says "fail";
     too many rejects; a class that a split lacks.
     """
-    rows: dict[str, list[LabelledPair]] = {}
+    read = _read(data, read_pairs, sha256_of)
+    reports = {
+        split: report.model_copy(update={"labels": _label_counts(read.rows[split], data.labels)})
+        for split, report in read.reports.items()
+    }
+    _check_classes(reports)
+    warnings = (*_imbalances(reports), *_warnings(read, "pair"))
+    report = DataReport(splits=reports, leakage=read.leakage, warnings=warnings)
+    return PairSplits(*(read.rows[split] for split in SPLITS), data.positive, read.rejects, report)
+
+
+def load_examples(data: ExampleData) -> ExampleSplits:
+    """Sources with their targets of the three splits. Raises DataError as `load_pairs` does, and for an empty split."""
+    read = _read(data, read_examples, sha256_of_examples)
+    for split, rows in read.rows.items():
+        if not rows:
+            raise DataError(f"data.{split} has no row left: all were dropped as duplicates or leaks.")
+    report = DataReport(splits=read.reports, leakage=read.leakage, warnings=tuple(_warnings(read, "source")))
+    return ExampleSplits(*(read.rows[split] for split in SPLITS), read.rejects, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows(Generic[R]):
+    """By split: the used rows, a report, and rows that stand twice."""
+
+    rows: Mapping[str, Sequence[R]]
+    reports: Mapping[str, SplitReport]
+    repeats: Mapping[str, Sequence[Repeat]]
+    leakage: tuple[LeakReport, ...]
+    rejects: Sequence[tuple[str, Reject]]
+
+
+D = TypeVar("D", bound=RowData)
+
+
+def _read(
+    data: D, read: Callable[[str, D], tuple[list[R], list[Reject]]], digest: Callable[[Sequence[R]], str]
+) -> _Rows[R]:
+    """The rows of the three splits, duplicates and leaks treated as the recipe says. Raises DataError."""
+    rows: dict[str, list[R]] = {}
     rejects: list[tuple[str, Reject]] = []
     reports: dict[str, SplitReport] = {}
     for split in SPLITS:
         source = getattr(data, split)
-        rows[split], rejected = read_checked(split, source, data, partial(read_pairs, source, data))
+        rows[split], rejected = read_checked(split, source, data, partial(read, source, data))
         rejects += [(split, reject) for reject in rejected]
         reports[split] = SplitReport(
             source=source,
@@ -93,16 +159,14 @@ def load_pairs(data: PairData) -> PairSplits:
                 "dropped_duplicates": len(repeats[split]) if data.duplicates == "drop" else 0,
                 "dropped_leaks": before[split] - len(rows[split]),
                 "duplicates": overlap(repeats[split]),
-                "labels": _label_counts(rows[split], data.labels),
-                "sha256": sha256_of(rows[split]),
+                "sha256": digest(rows[split]),
             }
         )
     leakage = tuple(
         LeakReport(earlier=one, later=two, overlap=overlap(found), shared_texts=shared[one, two])
         for (one, two), found in crossings.items()
     )
-    report = DataReport(splits=reports, leakage=leakage, warnings=_warnings(reports, repeats, leakage))
-    return PairSplits(rows["train"], rows["valid"], rows["test"], data.positive, rejects, report)
+    return _Rows(rows, reports, repeats, leakage, rejects)
 
 
 def with_groups(splits: PairSplits, data: EmbeddingData) -> GroupedSplits:
@@ -130,19 +194,20 @@ def _judge(what: str, rule: str, found: Sequence[Repeat]) -> None:
     shown = overlap(found)
     listed = "\n".join(f"  {example}" for example in shown.examples)
     rest = f"\n  … and {len(found) - len(shown.examples)} more" if len(found) > len(shown.examples) else ""
+    unit = "pairs" if len(found[0].later.texts) > 1 else "sources"
     raise DataError(
-        f"{what}: {len(found)} pairs stand twice, {shown.conflicting} of them with another label:\n{listed}{rest}\n"
+        f"{what}: {len(found)} {unit} stand twice, {shown.conflicting} of them with another label:\n{listed}{rest}\n"
         f"Remove them, or set data.{what}=drop."
     )
 
 
-def _without(rows: Sequence[LabelledPair], gone: Sequence[LabelledPair]) -> list[LabelledPair]:
-    """`rows` but for these very objects: equal pairs may stay."""
+def _without(rows: Sequence[R], gone: Sequence[object]) -> list[R]:
+    """`rows` but for these very objects: equal ones may stay."""
     identities = {id(row) for row in gone}
     return [row for row in rows if id(row) not in identities]
 
 
-def _apart(rows: Sequence[LabelledPair], others: Sequence[LabelledPair]) -> list[LabelledPair]:
+def _apart(rows: Sequence[R], others: Sequence[R]) -> list[R]:
     return _without(rows, [repeat.later for repeat in leaks(others, rows)])
 
 
@@ -151,11 +216,8 @@ def _label_counts(rows: Sequence[LabelledPair], labels: Sequence[str]) -> dict[s
     return {label: counts[label] for label in labels}
 
 
-def _warnings(
-    reports: dict[str, SplitReport], repeats: dict[str, list[Repeat]], leakage: Sequence[LeakReport]
-) -> tuple[str, ...]:
-    """What is worth a look. Raises DataError for a split that lacks a class, for what left it without any, too."""
-    found = []
+def _check_classes(reports: Mapping[str, SplitReport]) -> None:
+    """Raises DataError for a split that lacks a class, for what left it without any, too."""
     for split, report in reports.items():
         for label, count in report.labels.items():
             if count == 0:
@@ -164,18 +226,26 @@ def _warnings(
                     f"({report.dropped_duplicates + report.dropped_leaks} dropped): nothing can be learned or measured "
                     "for it. Check data.labels, and how the data was split."
                 )
-            if count < IMBALANCE * report.used:
-                found.append(f"{split}: only {count} of {report.used} rows ({count / report.used:.1%}) are {label!r}")
-        conflicts = sum(repeat.conflicting for repeat in repeats[split])
-        if conflicts:
-            found.append(f"{split}: {conflicts} rows contradict an earlier row with the same pair")
-    found += [
-        f"{leak.overlap.rows} pairs of {leak.later} stand in {leak.earlier} too: its figures are too good"
-        for leak in leakage
-        if leak.overlap.rows and not _dropped(reports, leak)
+
+
+def _imbalances(reports: Mapping[str, SplitReport]) -> list[str]:
+    return [
+        f"{split}: only {count} of {report.used} rows ({count / report.used:.1%}) are {label!r}"
+        for split, report in reports.items()
+        for label, count in report.labels.items()
+        if count < IMBALANCE * report.used
     ]
-    return tuple(found)
 
 
-def _dropped(reports: dict[str, SplitReport], leak: LeakReport) -> bool:
-    return reports[leak.earlier].dropped_leaks > 0
+def _warnings(read: _Rows[R], unit: str) -> list[str]:
+    """What is worth a look; `unit`: what a row is known by."""
+    contradicting = {split: sum(repeat.conflicting for repeat in repeats) for split, repeats in read.repeats.items()}
+    return [
+        f"{split}: {count} rows contradict an earlier row with the same {unit}"
+        for split, count in contradicting.items()
+        if count
+    ] + [
+        f"{leak.overlap.rows} {unit}s of {leak.later} stand in {leak.earlier} too: its figures are too good"
+        for leak in read.leakage
+        if leak.overlap.rows and not read.reports[leak.earlier].dropped_leaks
+    ]

@@ -17,8 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from runtime.contract import Pair
 from training.data.pairs import LabelledPair
-from training.data.splits import PairSplits
-from training.data.texts import TextSplits
+from training.data.splits import Splits
 from training.explain.likelihood import TextLosses
 from training.explain.words import Words
 from training.pages.page import Section
@@ -87,7 +86,7 @@ class Subject(Protocol):
     artifact: Path
     artifacts: Sequence[Path]  # `artifact` and those of its run, a parent before what was made of it
     recipe: Recipe
-    splits: PairSplits | TextSplits
+    splits: Splits
     kind: str
     split: str
     costs: Costs

@@ -18,7 +18,7 @@ from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import MANIFEST_FILE, read_manifest
 from runtime.matching import class_probabilities
-from training.data.splits import PairSplits, load_splits
+from training.data.splits import PairSplits, Splits, load_splits
 from training.data.texts import TextSplits
 from training.evaluate import Engine
 from training.explain.contract import F64, Costs, ScoredRows
@@ -51,7 +51,7 @@ class LoadedSubject:
         self.costs, self.seconds, self.seed, self.log = costs or Costs(), seconds, recipe.seed, log
         self.kind = read_manifest(artifact).kind
         self.artifacts = related(artifact, run)
-        self.splits: PairSplits | TextSplits = load_splits(recipe)
+        self.splits: Splits = load_splits(recipe)
         if isinstance(self.splits, TextSplits) != (self.kind == "generation"):
             raise InvalidInput(f"{artifact} is of kind {self.kind}, and the recipe's data is for {recipe.data.kind}.")
         self._most_rows = most_rows

@@ -8,8 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from training.data.splits import PairSplits
-from training.data.texts import TextSplits
+from training.data.splits import Splits
 from training.progress import TrainLog
 from training.recipe import Recipe
 from training.run_folder import LOG_FILE, TENSORBOARD, TRAINER, begin
@@ -55,9 +54,7 @@ def objective(recipe: Recipe, tune: Tune) -> tuple[str, bool]:
     return chosen_by(recipe.model.kind) if tune.optimise == "metric" else ("loss", False)
 
 
-def run_trial(
-    recipe: Recipe, splits: PairSplits | TextSplits, figure: tuple[str, bool], report: Report
-) -> tuple[TrainRecord, float]:
+def run_trial(recipe: Recipe, splits: Splits, figure: tuple[str, bool], report: Report) -> tuple[TrainRecord, float]:
     """Train `recipe` in its run folder; its record, and the best `figure` of all validations.
 
     Raises Pruned, Diverged, SluiceError, ValueError; the record says how it ended.

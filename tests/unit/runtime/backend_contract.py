@@ -121,3 +121,61 @@ class GenerationBackendContract:
         fresh = backend.prefill(0, self.prompt(6, seed=3)).copy()
         backend.prefill(0, self.prompt(30, seed=4))
         assert self.close(backend.prefill(0, self.prompt(6, seed=3)), fresh)
+
+
+class SourceBackendContract:
+    """The same of an encoder-decoder, whose prompts are sources: lengths count a source and its text."""
+
+    tolerance: float
+    vocab_size: int
+
+    def source(self, length: int, seed: int = 5) -> list[int]:
+        return np.random.default_rng(seed).integers(3, self.vocab_size, length).tolist()
+
+    def told(self, backend: GenerationBackend, slot: int, source: list[int], text: list[int]) -> np.ndarray:
+        """Logits after `text`, whose tokens come one after the other in slot 0, which is then copied to `slot`."""
+        logits = backend.prefill(0, source)
+        for place, token in enumerate(text):
+            logits = backend.decode(np.asarray([token]), np.asarray([len(source) + place]))
+        if slot:
+            backend.move(0, slot, len(source) + len(text))
+        return logits[0].copy()
+
+    def close(self, one: np.ndarray, other: np.ndarray) -> bool:
+        return bool(np.abs(one - other).max() <= self.tolerance)
+
+    def test_neighbours_of_other_lengths_do_not_matter(self, backend: GenerationBackend) -> None:
+        sources = [self.source(length, seed=length) for length in (1, 25, 11)]
+        texts: list[list[int]] = [[4, 5, 6, 7], [], [9, 10]]
+        for slot in (2, 1, 0):
+            self.told(backend, slot, sources[slot], texts[slot])
+        tokens = np.asarray([20, 21, 22])
+        lengths = np.asarray([len(source) + len(text) for source, text in zip(sources, texts, strict=True)])
+        together = backend.decode(tokens, lengths)
+        for number in range(3):
+            alone = self.told(backend, 0, sources[number], [*texts[number], int(tokens[number])])
+            assert self.close(together[number], alone)
+        assert np.abs(together[0] - together[1]).max() > 0.01
+
+    def test_swapped_sequences_go_on_where_they_were(self, backend: GenerationBackend) -> None:
+        sources, texts = [self.source(9, seed=1), self.source(30, seed=2)], [[4] * 20, [5]]
+        expected = [self.told(backend, 0, source, [*text, 8]) for source, text in zip(sources, texts, strict=True)]
+        self.told(backend, 1, sources[1], texts[1])
+        self.told(backend, 0, sources[0], texts[0])
+        backend.swap(0, 1, 31)
+        swapped = backend.decode(np.asarray([8, 8]), np.asarray([31, 29]))
+        assert self.close(swapped[0], expected[1])
+        assert self.close(swapped[1], expected[0])
+
+    def test_a_copied_sequence_serves_two(self, backend: GenerationBackend) -> None:
+        source = self.source(12)
+        expected = [self.told(backend, 0, source, [4, token]) for token in (5, 6)]
+        self.told(backend, 1, source, [4])
+        both = backend.decode(np.asarray([5, 6]), np.asarray([13, 13]))
+        assert self.close(both[0], expected[0])
+        assert self.close(both[1], expected[1])
+
+    def test_a_reused_slot_remembers_nothing(self, backend: GenerationBackend) -> None:
+        fresh = self.told(backend, 0, self.source(6, seed=3), [4, 5])
+        self.told(backend, 0, self.source(30, seed=4), [6] * 20)
+        assert self.close(self.told(backend, 0, self.source(6, seed=3), [4, 5]), fresh)

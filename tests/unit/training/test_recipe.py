@@ -11,8 +11,19 @@ from pydantic import BaseModel
 
 from records.document import DocumentError, check_document, read_document
 from training.compression.settings import Compress
-from training.model_section import BiEncoder, CausalLM, NewEncoder, PairModel
-from training.recipe import EmbeddingData, GroupColumns, MatchingData, PairData, Recipe, TextData, Track, Train
+from training.model_section import BiEncoder, CausalLM, EncoderDecoder, NewEncoder, PairModel
+from training.recipe import (
+    EmbeddingData,
+    ExampleColumns,
+    ExampleData,
+    GroupColumns,
+    MatchingData,
+    PairData,
+    Recipe,
+    TextData,
+    Track,
+    Train,
+)
 from training.tuning.settings import Tune
 
 pytestmark = pytest.mark.unit
@@ -55,9 +66,9 @@ def test_the_defaults_are_the_full_recipe() -> None:
         ({"data": {"train": "a"}}, "r: data.valid: Field required"),
         (
             {"model": {"kind": "matchin"}},
-            "model.kind is matchin; write one of matching, embedding, generation$",
+            "model.kind is matchin; write one of matching, embedding, generation, seq2seq$",
         ),
-        ({"model": {}}, "^r: document: model.kind is missing; write one of matching, embedding, generation$"),
+        ({"model": {}}, "^r: document: model.kind is missing; write one of matching, embedding, generation, seq2seq$"),
         ({"data": MATCHING["data"] | {"labels": [False, True]}}, "quote the label"),
         ({"data": MATCHING["data"] | {"labels": [0, 0]}}, "each must differ"),
         ({"data": MATCHING["data"] | {"labels": ["no", "yes"]}}, "positive '1' is none of the labels no, yes"),
@@ -116,6 +127,9 @@ REFERENCE: list[tuple[str, type[BaseModel]]] = [
     ("`data` for embedding", EmbeddingData),
     ("`data.columns`", GroupColumns),
     ("`data` for generation", TextData),
+    ("`model` for seq2seq", EncoderDecoder),
+    ("`data` for seq2seq", ExampleData),
+    ("`data.columns` for seq2seq", ExampleColumns),
     ("`train`", Train),
     ("`compress`", Compress),
     ("`tune`", Tune),

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from training.data.splits import PairSplits, load_pairs
-from training.recipe import PairData
+from training.data.splits import PairSplits, load_examples, load_pairs
+from training.recipe import ExampleData, PairData
+from training.samples import dates
 from training.samples.make import LONGEST_QUESTION, PAIRS, TWIN, draw_pairs
 
 pytestmark = pytest.mark.unit
@@ -72,3 +73,15 @@ def test_no_question_stands_on_both_sides_of_a_split() -> None:
         lines = (SAMPLES / f"banking77-pairs/{name}.jsonl").read_text(encoding="utf-8").splitlines()
         questions[name] = {row[side] for row in map(json.loads, lines) for side in ("text_a", "text_b")}
     assert all(questions[one].isdisjoint(questions[two]) for one, two in combinations(questions, 2))
+
+
+def test_the_dates_are_made_again_byte_for_byte_and_no_day_stands_in_two_splits(tmp_path: Path) -> None:
+    dates.make(tmp_path)
+    for split in dates.ROWS:
+        assert (tmp_path / f"{split}.csv").read_bytes() == (SAMPLES / "dates" / f"{split}.csv").read_bytes()
+    files = {split: str(SAMPLES / "dates" / f"{split}.csv") for split in dates.ROWS}
+    splits = load_examples(ExampleData(**files))
+    assert {split: report.used for split, report in splits.report.splits.items()} == dates.ROWS
+    days = [row.target for split in dates.ROWS for row in splits.rows(split)]
+    assert len(set(days)) == len(days)
+    assert splits.report.warnings == ()

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BartConfig, BartForConditionalGeneration, BertConfig, BertModel, PreTrainedTokenizerFast
 
-from runtime.backends.fake import VOCABULARY, byte_tokenizer
+from runtime.backends.fake import END, VOCABULARY, byte_tokenizer
 
 WORDS = ("card", "pin", "rate", "cash", "top", "fee", "app", "bank", "loan", "note")
 
@@ -23,6 +23,28 @@ def encoder_folder(folder: Path, **changed: Any) -> Path:
     settings |= {"vocab_size": VOCABULARY, "max_position_embeddings": 64}
     BertModel(BertConfig(**(settings | changed))).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(pairs=True)).save_pretrained(folder)
+    return folder
+
+
+def seq2seq_folder(folder: Path, **changed: Any) -> Path:
+    """A random BART with a byte tokenizer and 64 positions, as transformers saves it. No weight is 0 or 1, as fresh
+    biases and norms are: that would hide a wrong graph."""
+    torch.manual_seed(5)
+    settings = {"d_model": 48, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 96, "decoder_ffn_dim": 80}
+    settings |= {"encoder_attention_heads": 6, "decoder_attention_heads": 4, "max_position_embeddings": 64}
+    settings |= {"vocab_size": VOCABULARY, "bos_token_id": END + 1, "eos_token_id": END, "pad_token_id": 0}
+    ends = {"decoder_start_token_id": END, "forced_eos_token_id": None}
+    model = BartForConditionalGeneration(BartConfig(**(settings | ends | changed)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=1 / parameter.shape[1] ** 0.5)
+            else:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        model.final_logits_bias.normal_()
+    model.save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(pairs=False), eos_token="<end>")
+    tokenizer.save_pretrained(folder)
     return folder
 
 
