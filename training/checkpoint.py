@@ -188,10 +188,11 @@ def start_tokens(config: PretrainedConfig, directory: Path) -> tuple[int, ...]:
     Raises InvalidInput where none is named.
     """
     generation = generation_config(directory)
-    named = [
-        next((value for each in (generation, config) if (value := getattr(each, name, None)) is not None), None)
-        for name in ("decoder_start_token_id", "forced_bos_token_id")
-    ]
+    # Older folders name the second token in config.json alone, and its class does not keep it.
+    written = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    sources = [generation.to_dict() if generation else {}, written, config.to_dict()]
+    names = ("decoder_start_token_id", "forced_bos_token_id")
+    named = [next((each[name] for each in sources if each.get(name) is not None), None) for name in names]
     if named[0] is None:
         raise InvalidInput(f"{directory}: no decoder_start_token_id in config.json or {GENERATION_CONFIG}; add it.")
     return tuple(token for token in named if token is not None)

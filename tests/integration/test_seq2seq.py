@@ -38,7 +38,7 @@ CONTEXT, SLOTS = 64, 4
 MODELS: dict[str, dict[str, Any]] = {
     "small": {},
     "wide": {"d_model": 384, "encoder_attention_heads": 6, "decoder_attention_heads": 6, "scale_embedding": True},
-    "forced": {"forced_bos_token_id": 257, "activation_function": "relu"},
+    "forced": {"forced": 257, "activation_function": "relu"},
 }
 
 

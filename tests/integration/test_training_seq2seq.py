@@ -14,6 +14,7 @@ from runtime.load import load_engine
 from runtime.manifest import read_manifest
 from training.compression.command import main as compress
 from training.evaluate import main as evaluate
+from training.explain.command import main as explain
 from training.train import main as train
 
 pytestmark = pytest.mark.integration
@@ -75,6 +76,17 @@ def test_compressed_it_is_as_good_and_writes_days_from_text(run: Path, place: Pa
     exact = sum(text == row["target"] for text, row in zip(written, rows, strict=True)) / len(rows)
     found = next(each for each in read_manifest(run / "int8").evaluations if each.split == "test")
     assert found.metrics["exact_match"] == pytest.approx(exact)
+
+
+def test_it_is_explained_by_what_its_targets_cost(run: Path) -> None:
+    assert explain([str(run), "--skip", "inference"]) == 0
+    found = json.loads((run / "explain.json").read_text(encoding="utf-8"))["topics"]["language"]
+    metrics = next(each for each in read_manifest(run / "checkpoint").evaluations if each.split == "valid").metrics
+    assert (found["tokens"], found["perplexity"]["value"]) == (
+        metrics["tokens"],
+        pytest.approx(metrics["perplexity"], abs=1e-4),
+    )
+    assert [place for place, _ in found["by_position"]][:3] == [1, 2, 3]
 
 
 def test_a_base_is_trained_further_with_its_own_tokenizer(run: Path, place: Path) -> None:

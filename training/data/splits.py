@@ -63,6 +63,10 @@ class ExampleSplits:
         """The used rows of one split."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[split]
 
+    def texts(self, split: str) -> Sequence[str]:
+        """What is to be written: the targets of one split."""
+        return [row.target for row in self.rows(split)]
+
     def sha256(self, split: str) -> str:
         """Digest of the used rows of one split."""
         return self.report.splits[split].sha256

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.generation import GenerationEngine
+from training.data.examples import Example
+from training.example_quality import example_ids
 
 F64 = npt.NDArray[np.float64]
 MOST_TOKENS = 20_000  # of a split
@@ -66,10 +68,38 @@ def text_losses(engine: GenerationEngine, texts: Sequence[tuple[str, str]]) -> T
             counts[: len(found)] += 1
             losses += found[len(losses) - start :].tolist()
         predicted = np.asarray(ids[1:], np.int64)
-        tokens = [engine.tokenizer.decode([token], skip_special_tokens=False) for token in ids[1:]]
+        tokens = [_written(engine, token) for token in ids[1:]]
         documents.append(DocumentLosses(source, predicted, np.asarray(losses), tokens))
     with np.errstate(invalid="ignore"):
         return TextLosses(documents, sums / np.where(counts, counts, np.nan), counts)
+
+
+def example_losses(engine: GenerationEngine, rows: Sequence[Example]) -> TextLosses:
+    """Losses of targets given their sources, at most MOST_TOKENS; the rows of a file are one document. The start of a
+    text counts as a token before its first."""
+    sums, counts = np.zeros(engine.context), np.zeros(engine.context, np.int64)
+    prompts, texts = example_ids(engine, [row.source for row in rows], [row.target for row in rows])
+    kept = int(np.searchsorted(np.cumsum([len(text) for text in texts]), MOST_TOKENS)) + 1
+    files: dict[str, tuple[list[int], list[float]]] = {}
+    found = engine.text_log_probs(prompts[:kept], texts[:kept])
+    for row, text, log_probs in zip(rows, texts, found, strict=False):
+        losses = -np.asarray(log_probs)
+        sums[: len(losses)] += losses
+        counts[: len(losses)] += 1
+        ids, all_losses = files.setdefault(row.where.rpartition(":")[0], ([], []))
+        ids += text
+        all_losses += losses.tolist()
+    documents = [
+        DocumentLosses(file, np.asarray(ids, np.int64), np.asarray(losses), [_written(engine, token) for token in ids])
+        for file, (ids, losses) in files.items()
+    ]
+    with np.errstate(invalid="ignore"):
+        return TextLosses(documents, sums / np.where(counts, counts, np.nan), counts)
+
+
+def _written(engine: GenerationEngine, token: int) -> str:
+    text: str = engine.tokenizer.decode([token], skip_special_tokens=False)
+    return text
 
 
 def perplexity(losses: F64, seed: int) -> tuple[float, float, float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runtime.errors import BackendFailed
 from runtime.manifest import read_manifest
-from training.data.splits import PairSplits
+from training.data.splits import ExampleSplits, PairSplits
 from training.explain import speed_process
 from training.explain.contract import Findings, Subject
 from training.explain.lineage import name_of
@@ -88,6 +88,8 @@ def find(subject: Subject) -> SpeedFindings:
 def _texts(subject: Subject) -> list[str]:
     if isinstance(subject.splits, PairSplits):
         return [row.text_a for row in subject.splits.rows(subject.split)[:TEXTS]]
+    if isinstance(subject.splits, ExampleSplits):
+        return [row.source for row in subject.splits.rows(subject.split)[:TEXTS]]
     whole = "\n".join(subject.splits.texts(subject.split))
     return [whole[at : at + TEXT_CHARACTERS] for at in range(0, len(whole), TEXT_CHARACTERS)][:TEXTS]
 

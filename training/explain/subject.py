@@ -18,11 +18,11 @@ from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import MANIFEST_FILE, read_manifest
 from runtime.matching import class_probabilities
-from training.data.splits import PairSplits, Splits, load_splits
+from training.data.splits import ExampleSplits, PairSplits, Splits, load_splits
 from training.data.texts import TextSplits
 from training.evaluate import Engine
 from training.explain.contract import F64, Costs, ScoredRows
-from training.explain.likelihood import TextLosses, text_losses
+from training.explain.likelihood import TextLosses, example_losses, text_losses
 from training.metrics import best_threshold
 from training.recipe import Recipe
 from training.run_record import RECORD_FILE, read_record
@@ -52,7 +52,10 @@ class LoadedSubject:
         self.kind = read_manifest(artifact).kind
         self.artifacts = related(artifact, run)
         self.splits: Splits = load_splits(recipe)
-        if isinstance(self.splits, TextSplits) != (self.kind == "generation"):
+        # What an artifact of each kind is explained with; of those that generate, by whether they have a source.
+        causal = read_manifest(artifact).causal
+        wanted = PairSplits if causal is None else ExampleSplits if causal.has_source else TextSplits
+        if not isinstance(self.splits, wanted):
             raise InvalidInput(f"{artifact} is of kind {self.kind}, and the recipe's data is for {recipe.data.kind}.")
         self._most_rows = most_rows
         self._engine: Engine | None = None
@@ -72,9 +75,7 @@ class LoadedSubject:
         key = (str(artifact), split)
         if key not in self._losses:
             self.log(f"losses on {split} by {artifact}")
-            assert isinstance(self.splits, TextSplits)
-            named = list(zip(self.splits.sources[split], self.splits.texts(split), strict=True))
-            self._losses[key] = self._with_engine(artifact, lambda engine: text_losses(engine, named))
+            self._losses[key] = self._with_engine(artifact, lambda engine: self._split_losses(engine, split))
         return self._losses[key]
 
     def encode(self, text: str) -> Sequence[int]:
@@ -123,6 +124,13 @@ class LoadedSubject:
             dropped_tokens=np.asarray([result.dropped_tokens for result in results]),
             classes=classes,
         )
+
+    def _split_losses(self, engine: Engine, split: str) -> TextLosses:
+        assert isinstance(engine, GenerationEngine)
+        if isinstance(self.splits, ExampleSplits):
+            return example_losses(engine, self.splits.rows(split))
+        assert isinstance(self.splits, TextSplits)
+        return text_losses(engine, list(zip(self.splits.sources[split], self.splits.texts(split), strict=True)))
 
     def _threshold(self, engine: EncoderEngine, split: str, scores: F64, truth: np.ndarray) -> float:
         """The artifact's own; a bi-encoder that was published without data has none, and takes valid's best."""

@@ -41,7 +41,7 @@ class Remembering:
     """
 
     def __init__(self, slots: int) -> None:
-        self.slots, self.context, self.vocab_size = slots, CONTEXT, VOCABULARY
+        self.slots, self.context, self.vocab_size, self.whole_prompts = slots, CONTEXT, VOCABULARY, False
         self.rows: list[list[int]] = [[] for _ in range(slots)]
         self.gate = threading.Event()
         self.gate.set()

@@ -26,9 +26,9 @@ def encoder_folder(folder: Path, **changed: Any) -> Path:
     return folder
 
 
-def seq2seq_folder(folder: Path, **changed: Any) -> Path:
-    """A random BART with a byte tokenizer and 64 positions, as transformers saves it. No weight is 0 or 1, as fresh
-    biases and norms are: that would hide a wrong graph."""
+def seq2seq_folder(folder: Path, forced: int | None = None, **changed: Any) -> Path:
+    """A random BART with a byte tokenizer and 64 positions, as transformers saves it; `forced`: what each text begins
+    with. No weight is 0 or 1, as fresh biases and norms are: that would hide a wrong graph."""
     torch.manual_seed(5)
     settings = {"d_model": 48, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 96, "decoder_ffn_dim": 80}
     settings |= {"encoder_attention_heads": 6, "decoder_attention_heads": 4, "max_position_embeddings": 64}
@@ -42,6 +42,7 @@ def seq2seq_folder(folder: Path, **changed: Any) -> Path:
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         model.final_logits_bias.normal_()
+    model.generation_config.forced_bos_token_id = forced
     model.save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(pairs=False), eos_token="<end>")
     tokenizer.save_pretrained(folder)
