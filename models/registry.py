@@ -20,7 +20,7 @@ ARCHITECTURES = {
     "matching": {"cross-encoder": "models.cross_encoder:build", "pair-classifier": "models.pair_classifier:build"},
     "embedding": {"bi-encoder": "models.bi_encoder:load"},
     "generation": {"gpt2": "models.causal_lm:build_gpt2", "llama": "models.causal_lm:build_llama"},
-    "seq2seq": {"bart": "models.seq2seq_lm:build_bart"},
+    "seq2seq": {"bart": "models.seq2seq_lm:build_bart", "t5": "models.seq2seq_lm:build_t5"},
     "encoder": {"bilstm": "models.bilstm:BiLSTMModel", "textcnn": "models.textcnn:TextCNNModel"},
     "pair head": {
         "bilstm": "models.bilstm:BiLSTM",

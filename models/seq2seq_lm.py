@@ -1,9 +1,9 @@
-"""Encoder-decoders: BART's shape, from nothing or from a folder with weights.
+"""Encoder-decoders: the shapes of BART and T5, from nothing or from a folder with weights.
 
     source (B, S) -> encoder (B, S, E)
     target so far (B, T) -> decoder, which attends to both (B, T, E) -> logits (B, T, V)
 
-All three embeddings are one. Lewis et al., arXiv:1910.13461.
+Embeddings of both sides and output layer are one. Lewis et al., arXiv:1910.13461; Raffel et al., arXiv:1910.10683.
 """
 
 from __future__ import annotations
@@ -11,10 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 FFN_FACTOR = 4  # width of the feed-forward part, in hidden
-SUPPORTED = ("bart",)  # transformers' model types
+SUPPORTED = ("bart", "t5")  # transformers' model types
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +44,7 @@ class Shape:
 
 def build_bart(shape: Shape) -> PreTrainedModel:
     """A BART with new weights, drawn from torch's random state. Raises ValueError for a shape that cannot be."""
-    if shape.hidden % shape.heads:
-        raise ValueError(f"hidden {shape.hidden} must be a multiple of heads {shape.heads}.")
+    _check(shape)
     return BartForConditionalGeneration(
         BartConfig(
             vocab_size=shape.vocab_size,
@@ -61,6 +68,27 @@ def build_bart(shape: Shape) -> PreTrainedModel:
     )
 
 
+def build_t5(shape: Shape) -> PreTrainedModel:
+    """A T5 (1.1, gated GELU) with new weights, drawn from torch's random state. Raises ValueError as `build_bart`."""
+    _check(shape)
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=shape.vocab_size,
+            d_model=shape.hidden,
+            d_kv=shape.hidden // shape.heads,
+            # Gated, it has three matrices: 8/3 of the width makes it as large as BART's, rounded up for SIMD.
+            d_ff=-(-shape.hidden * 8 // 3 // 32) * 32,
+            num_layers=shape.layers,
+            num_heads=shape.heads,
+            dropout_rate=shape.dropout,
+            feed_forward_proj="gated-gelu",
+            pad_token_id=shape.padding_id,
+            eos_token_id=shape.end_id,
+            decoder_start_token_id=shape.end_id,
+        )
+    )
+
+
 def load(base: Path) -> PreTrainedModel:
     """The encoder-decoder in the folder `base`, to be trained further. Raises ValueError if it is none of ours."""
     try:
@@ -76,3 +104,8 @@ def load(base: Path) -> PreTrainedModel:
         missing = sorted(info["missing_keys"])
         raise ValueError(f"{base} lacks {len(missing)} weights of its {config.model_type} model: {missing[0]}, …")
     return model
+
+
+def _check(shape: Shape) -> None:
+    if shape.hidden % shape.heads:
+        raise ValueError(f"hidden {shape.hidden} must be a multiple of heads {shape.heads}.")

@@ -20,6 +20,7 @@ from runtime.manifest import CausalShape, Kind, Manifest, library_version, write
 from training import sentence_folder
 from training.causal_graph import GRAPH_WRITERS
 
+LAYERS = ("num_decoder_layers", "decoder_layers", "num_hidden_layers")  # of the decoder, in T5, BART and others
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "tokenizers")
 CHAT_TEMPLATE, GENERATION_CONFIG = "chat_template.jinja", "generation_config.json"  # transformers' names
 # Files of the folder that are the model; optimizer states, logs and other formats stay behind.
@@ -166,17 +167,18 @@ def causal_shape(config: PretrainedConfig, directory: Path) -> CausalShape:
     ends = end_tokens(config, directory)
     # Of an encoder-decoder, what counts is the decoder's.
     heads = getattr(config, "decoder_attention_heads", None) or config.num_attention_heads
+    begin = getattr(config, "bos_token_id", None)  # T5's has none
 
     def known(token: int | None) -> bool:
         # Library defaults name GPT-2's own end token even where the vocabulary is another.
         return token is not None and 0 <= token < config.vocab_size
 
     return CausalShape(
-        layers=getattr(config, "decoder_layers", None) or config.num_hidden_layers,
+        layers=next(filter(None, (getattr(config, name, None) for name in LAYERS))),
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         vocab_size=config.vocab_size,
-        bos_token_id=config.bos_token_id if known(config.bos_token_id) else None,
+        bos_token_id=begin if known(begin) else None,
         eos_token_ids=tuple(token for token in ends if known(token)),
         start_token_ids=start_tokens(config, directory) if config.is_encoder_decoder else (),
     )

@@ -1,4 +1,4 @@
-"""Writes the two ONNX graphs of a BART, its encoder's and its decoder's, from a state dict.
+"""What the two ONNX graphs of an encoder-decoder are, its encoder's and its decoder's, whatever family they are of.
 
 The encoder reads one source as a whole and gives, for each layer of the decoder, the keys and values that it attends
 to. The decoder takes one token a row. To its own text it attends as causal graphs do (training/causal_graph.py); to the
@@ -9,7 +9,7 @@ Shapes: B rows, S tokens of a source, E hidden, H heads, D head size in the cach
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,97 +17,69 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, ValueInfoProto, helper
 
-from training.causal_graph import ACTIVATIONS, MS, Array, GraphNodes, as_model, save_graph
-
-POSITION_OFFSET = 2  # rows of BART's position embeddings that are never used
-EPSILON = 1e-5  # of its layer norms
+from training.causal_graph import MS, Array, GraphNodes, as_model, save_graph
 
 
-def write_seq2seq_graphs(config: Any, state: Mapping[str, Array], encoder: Path, decoder: Path) -> int:
-    """Write the fp32 graphs of a model, from its transformers configuration and its weights.
+class Side(GraphNodes):
+    """One side of an encoder-decoder. `scale`: of attention's products."""
 
-    Returns the head size of the decoder's caches, which may be padded. Raises ValueError for a setting that the graphs
-    do not carry.
-    """
-    if config.activation_function not in ACTIVATIONS:
-        raise ValueError(
-            f"BART activation {config.activation_function!r} is not supported by the graph writer; "
-            f"{', '.join(ACTIVATIONS)} are."
-        )
-    _BartEncoder(config, state).write(encoder)
-    return _BartDecoder(config, state).write(decoder)
-
-
-class _Bart(GraphNodes):
-    """What both sides share. Every layer norm comes after a sum."""
-
-    def __init__(self, config: Any, state: Mapping[str, Array], side: str) -> None:
-        super().__init__(config, state)
-        self.side = f"model.{side}."
-        self.layers = getattr(config, f"{side}_layers")
-        self.heads = getattr(config, f"{side}_attention_heads")
-        self.head_dim = config.d_model // self.heads
-
-    def embedded(self) -> str:
-        """input_ids, position_ids (B, T) -> (B, T, E)."""
-        scale = math.sqrt(self.config.d_model) if self.config.scale_embedding else 1.0
-        words = self.weight("words", np.float32(scale) * self.state["model.shared.weight"])
-        places = self.weight("places", self.state[f"{self.side}embed_positions.weight"][POSITION_OFFSET:])
-        x = self.node("Gather", [words, "input_ids"])
-        return self.norm(x, self.node("Gather", [places, "position_ids"]), f"{self.side}layernorm_embedding")
-
-    def norm(self, x: str, other: str, name: str) -> str:
-        """Layer norm of x + other."""
-        gamma, beta = (self.weight(f"{name}.{part}", self.state[f"{name}.{part}"]) for part in ("weight", "bias"))
-        normed: str = self.node("SkipLayerNormalization", [x, other, gamma, beta], domain=MS, epsilon=EPSILON)
-        return normed
+    heads: int
+    layers: int
+    scale: float
 
     def projected(self, x: str, names: Sequence[str], *, padded: bool) -> str:
         """The linear layers `names` of x side by side; `padded`: each head to the caches' size."""
         parts = []
-        for part in ("weight", "bias"):
+        for part in ("weight", "bias") if f"{names[0]}.bias" in self.state else ("weight",):
             rows = [np.atleast_2d(self.state[f"{name}.{part}"].T) for name in names]  # (in, out)
             if padded:
                 rows = [self.pad_columns(each, self.heads, halves=False) for each in rows]
             parts.append(np.concatenate(rows, axis=1))
-        return self.linear(x, names[0] if len(names) == 1 else f"{names[0]}.packed", parts[0], parts[1][0])
+        name = names[0] if len(names) == 1 else f"{names[0]}.packed"
+        return self.linear(x, name, parts[0], parts[1][0] if len(parts) > 1 else None)
 
     def returned(self, x: str, name: str, *, padded: bool) -> str:
         """What all heads found, back to (B, T, E)."""
         weight = self.state[f"{name}.weight"]
         columns = self.pad_columns(weight, self.heads, halves=False) if padded else weight
-        return self.linear(x, name, columns.T, self.state[f"{name}.bias"])
+        return self.linear(x, name, columns.T, self.state.get(f"{name}.bias"))
 
-    def feed_forward(self, x: str, prefix: str) -> str:
-        """fc2(activation(fc1(x)))."""
-        operator, domain = ACTIVATIONS[self.config.activation_function]
-        raised = self.node(operator, [self.projected(x, [f"{prefix}fc1"], padded=False)], domain=domain)
-        return self.projected(raised, [f"{prefix}fc2"], padded=False)
+    def constant(self, *values: int) -> str:
+        """A vector of whole numbers."""
+        return self.weight(f"constant_{len(self.weights)}", np.asarray(values, np.int64))
 
 
-class _BartEncoder(_Bart):
-    def __init__(self, config: Any, state: Mapping[str, Array]) -> None:
-        super().__init__(config, state, "encoder")
+class SourceEncoder(Side, ABC):
+    """input_ids, position_ids (1, S) -> source.L.key and source.L.value (1, H, S, D) of the decoder's L layers."""
+
+    decoder_heads: tuple[int, int]  # how many, and of what size
+
+    @abstractmethod
+    def build(self) -> str:
+        """Append the nodes from input_ids to the last hidden states (1, S, E)."""
+
+    @abstractmethod
+    def source_layer(self, layer: int, part: str) -> str:
+        """The linear layer that makes a decoder layer's `key` or `value` of the source."""
+
+    def whole_attention(self, x: str, names: Sequence[str], bias: str = "") -> str:
+        """Each token to all, by the linear layers `names` for queries, keys and values."""
+        parts = self.node("Split", [self.projected(x, names, padded=False)], outputs=3, axis=-1, num_outputs=3)
+        inputs = [*parts, "", "", bias] if bias else parts
+        found: str = self.node("MultiHeadAttention", inputs, domain=MS, num_heads=self.heads, scale=self.scale)
+        return found
 
     def write(self, path: Path) -> None:
-        """input_ids, position_ids (1, S) -> source.L.key and source.L.value (1, H, S, D) of the decoder's layers."""
-        x = self.embedded()
-        for layer in range(self.layers):
-            prefix = f"{self.side}layers.{layer}."
-            packed = self.projected(x, [f"{prefix}self_attn.{name}_proj" for name in "qkv"], padded=False)
-            parts = self.node("Split", [packed], outputs=3, axis=-1, num_outputs=3)
-            found = self.node("MultiHeadAttention", parts, domain=MS, num_heads=self.heads)
-            found = self.returned(found, f"{prefix}self_attn.out_proj", padded=False)
-            x = self.norm(x, found, f"{prefix}self_attn_layer_norm")
-            x = self.norm(x, self.feed_forward(x, prefix), f"{prefix}final_layer_norm")
-        self.heads = self.config.decoder_attention_heads
-        self.head_dim = self.config.d_model // self.heads
-        shape = self.weight("by_head", np.asarray([0, 0, self.heads, self.padded], np.int64))
+        """Build the nodes and save the model."""
+        x = self.build()
+        self.heads, self.head_dim = self.decoder_heads
+        shape = self.constant(0, 0, self.heads, self.padded)
         outputs = []
-        for layer in range(self.config.decoder_layers):
+        for layer in range(self.layers):
             for part in ("key", "value"):
-                name = f"model.decoder.layers.{layer}.encoder_attn.{part[0]}_proj"
-                by_head = self.node("Reshape", [self.projected(x, [name], padded=True), shape])
+                by_head = self.node(
+                    "Reshape", [self.projected(x, [self.source_layer(layer, part)], padded=True), shape]
+                )
                 outputs.append(_cache("source", layer, part, (1, self.heads, "S", self.padded)))
                 self.nodes.append(helper.make_node("Transpose", [by_head], [outputs[-1].name], perm=[0, 2, 1, 3]))
         value = helper.make_tensor_value_info
@@ -115,13 +87,38 @@ class _BartEncoder(_Bart):
         save_graph(as_model(helper.make_graph(self.nodes, "encoder", inputs, outputs, self.weights)), path)
 
 
-class _BartDecoder(_Bart):
+class SourceDecoder(Side, ABC):
+    """input_ids, position_ids (B, 1), lengths, caches of text and source -> logits (B, 1, V), present.L.key|value."""
+
     def __init__(self, config: Any, state: Mapping[str, Array]) -> None:
-        super().__init__(config, state, "decoder")
+        super().__init__(config, state)
         self.nothing = ""
 
-    def attention(self, name: str, inputs: Sequence[str], outputs: Sequence[str]) -> str:
-        """GroupQueryAttention with all heads of their own keys."""
+    @abstractmethod
+    def build(self) -> None:
+        """Append the nodes from input_ids to logits."""
+
+    def text_attention(self, x: str, names: Sequence[str], layer: int, bias: str = "") -> str:
+        """To the text so far; appends this token's keys and values to the cache."""
+        packed = self.projected(x, names, padded=True)
+        past, present = (
+            [f"{kind}.{layer}.{part}" for part in ("key", "value")] for kind in ("past_key_values", "present")
+        )
+        inputs = [packed, "", "", *past, "seqlens_k", "total_sequence_length"]
+        return self._attention(f"text_{layer}", [*inputs, "", "", "", bias] if bias else inputs, present)
+
+    def source_attention(self, x: str, name: str, layer: int) -> str:
+        """To the source, whose keys and values are all there."""
+        query = self.projected(x, [name], padded=True)
+        if not self.nothing:
+            zero, one = self.constant(0), self.constant(1)
+            self.nothing = self.node("Slice", [query, zero, zero, one])  # (B, 0, H D)
+        past = [f"source.{layer}.{part}" for part in ("key", "value")]
+        lengths = ["source_seqlens_k", "source_total_length"]
+        return self._attention(f"source_{layer}", [query, self.nothing, self.nothing, *past, *lengths], [])
+
+    def _attention(self, name: str, inputs: Sequence[str], outputs: Sequence[str]) -> str:
+        """GroupQueryAttention, each head with keys of its own."""
         self.nodes.append(
             helper.make_node(
                 "GroupQueryAttention",
@@ -131,44 +128,14 @@ class _BartDecoder(_Bart):
                 name=name,
                 num_heads=self.heads,
                 kv_num_heads=self.heads,
-                scale=1 / math.sqrt(self.head_dim),  # of the unpadded head
+                scale=self.scale,
             )
         )
         return name
 
-    def to_text(self, x: str, prefix: str, layer: int) -> str:
-        """The text so far; appends this token's keys and values to the cache."""
-        packed = self.projected(x, [f"{prefix}self_attn.{name}_proj" for name in "qkv"], padded=True)
-        past, present = (
-            [f"{kind}.{layer}.{part}" for part in ("key", "value")] for kind in ("past_key_values", "present")
-        )
-        lengths = ["seqlens_k", "total_sequence_length"]
-        found = self.attention(f"text_{layer}", [packed, "", "", *past, *lengths], present)
-        return self.returned(found, f"{prefix}self_attn.out_proj", padded=True)
-
-    def to_source(self, x: str, prefix: str, layer: int) -> str:
-        """The source, whose keys and values are all there."""
-        query = self.projected(x, [f"{prefix}encoder_attn.q_proj"], padded=True)
-        if not self.nothing:
-            zero, one = (self.weight(name, np.asarray([value], np.int64)) for name, value in (("zero", 0), ("one", 1)))
-            self.nothing = self.node("Slice", [query, zero, zero, one])  # (B, 0, H D)
-        past = [f"source.{layer}.{part}" for part in ("key", "value")]
-        lengths = ["source_seqlens_k", "source_total_length"]
-        found = self.attention(f"source_{layer}", [query, self.nothing, self.nothing, *past, *lengths], [])
-        return self.returned(found, f"{prefix}encoder_attn.out_proj", padded=True)
-
     def write(self, path: Path) -> int:
-        """input_ids, position_ids (B, 1), caches -> logits (B, 1, V), present.L.key|value."""
-        x = self.embedded()
-        for layer in range(self.layers):
-            prefix = f"{self.side}layers.{layer}."
-            x = self.norm(x, self.to_text(x, prefix, layer), f"{prefix}self_attn_layer_norm")
-            x = self.norm(x, self.to_source(x, prefix, layer), f"{prefix}encoder_attn_layer_norm")
-            x = self.norm(x, self.feed_forward(x, prefix), f"{prefix}final_layer_norm")
-        head = self.state.get("lm_head.weight", self.state["model.shared.weight"]).T
-        product = self.node("MatMul", [x, self.weight("lm_head.weight", head)])
-        bias = self.weight("final_logits_bias", self.state["final_logits_bias"][0])
-        self.nodes.append(helper.make_node("Add", [product, bias], ["logits"]))
+        """Build the nodes, save the model, return the caches' head size."""
+        self.build()
         value = helper.make_tensor_value_info
         inputs = [value(name, TensorProto.INT64, ("B", 1)) for name in ("input_ids", "position_ids")]
         outputs = [value("logits", TensorProto.FLOAT, ("B", 1, self.config.vocab_size))]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import queue
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
+from transformers import AutoModelForSeq2SeqLM, MBartConfig, MBartForConditionalGeneration
 
+from models.seq2seq_lm import SUPPORTED
 from runtime.backends.fake import END, VOCABULARY
 from runtime.backends.onnx_seq2seq import OnnxSeq2Seq
 from runtime.backends.torch import TorchSeq2Seq
@@ -21,7 +23,7 @@ from runtime.generation import GenerationEngine
 from runtime.load import load_engine
 from runtime.manifest import read_manifest
 from tests.unit.runtime.backend_contract import SourceBackendContract
-from tests.unit.training.tiny import seq2seq_folder
+from tests.unit.training.tiny import seq2seq_folder, t5_folder
 from training.checkpoint import adopt_folder
 from training.compression.artifact import make_artifact
 from training.compression.export import Export
@@ -30,15 +32,20 @@ from training.compression.int8 import Int8
 from training.compression.pipeline import folder_context
 from training.compression.prune import Layers
 from training.compression.step import ENCODER_GRAPH, GRAPH
+from training.seq2seq_writers import SEQ2SEQ_WRITERS
 
 pytestmark = pytest.mark.integration
 CONTEXT, SLOTS = 64, 4
 # Heads of 8 on one side and of 12 on the other, both padded; several blocks of quantised weights a column; a text that
-# is made to begin with a second token, as summarisers are.
-MODELS: dict[str, dict[str, Any]] = {
-    "small": {},
-    "wide": {"d_model": 384, "encoder_attention_heads": 6, "decoder_attention_heads": 6, "scale_embedding": True},
-    "forced": {"forced": 257, "activation_function": "relu"},
+# is made to begin with a second token, as summarisers are; both forms of T5.
+MODELS: dict[str, Callable[[Path], Path]] = {
+    "bart": seq2seq_folder,
+    "bart-wide": partial(
+        seq2seq_folder, d_model=384, encoder_attention_heads=6, decoder_attention_heads=6, scale_embedding=True
+    ),
+    "bart-forced": partial(seq2seq_folder, forced=257, activation_function="relu"),
+    "t5": t5_folder,
+    "t5-gated": partial(t5_folder, d_kv=16, d_model=256, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
 }
 
 
@@ -46,8 +53,8 @@ MODELS: dict[str, dict[str, Any]] = {
 def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model as transformers folder, fp32 and int8 artifact."""
     root = tmp_path_factory.mktemp(request.param)
-    seq2seq_folder(root / "hub", **MODELS[request.param])
-    adopt_folder(root / "hub", root / "torch")
+    MODELS[request.param](root / "hub")
+    adopt_folder(root / "hub", root / "torch", max_tokens=CONTEXT)
     context = folder_context(root / "torch", print)
     make_artifact(Export(tolerance=1e-4), root / "torch", root / "fp32", context)
     make_artifact(Int8(tolerance=2.0), root / "fp32", root / "int8", context)
@@ -209,7 +216,11 @@ def test_steps_are_recorded_and_those_that_do_not_apply_are_refused(root: Path, 
 
 
 def test_an_encoder_decoder_that_has_no_graph_writer_is_named(tmp_path: Path) -> None:
-    shape = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": VOCABULARY}
-    T5ForConditionalGeneration(T5Config(**shape, decoder_start_token_id=0)).save_pretrained(tmp_path / "hub")
-    with pytest.raises(InvalidInput, match=r"T5ForConditionalGeneration; .* …ForConditionalGeneration of type bart"):
+    shape = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": VOCABULARY}
+    MBartForConditionalGeneration(MBartConfig(**shape)).save_pretrained(tmp_path / "hub")
+    with pytest.raises(InvalidInput, match=r"MBartFor.*; supported .* …ForConditionalGeneration of type bart, t5"):
         adopt_folder(tmp_path / "hub", tmp_path / "artifact")
+
+
+def test_every_encoder_decoder_that_is_loaded_has_a_graph_writer() -> None:
+    assert tuple(SEQ2SEQ_WRITERS) == SUPPORTED

@@ -82,11 +82,20 @@ def test_it_is_explained_by_what_its_targets_cost(run: Path) -> None:
     assert explain([str(run), "--skip", "inference"]) == 0
     found = json.loads((run / "explain.json").read_text(encoding="utf-8"))["topics"]["language"]
     metrics = next(each for each in read_manifest(run / "checkpoint").evaluations if each.split == "valid").metrics
-    assert (found["tokens"], found["perplexity"]["value"]) == (
-        metrics["tokens"],
-        pytest.approx(metrics["perplexity"], abs=1e-4),
-    )
+    assert found["tokens"] == metrics["tokens"]
+    assert found["perplexity"]["value"] == pytest.approx(metrics["perplexity"], abs=1e-4)
+    assert found["bits_per_byte"] == pytest.approx(metrics["bits_per_byte"], abs=1e-4)
     assert [place for place, _ in found["by_position"]][:3] == [1, 2, 3]
+
+
+def test_a_t5_is_trained_and_compressed_by_the_same_recipe(place: Path) -> None:
+    recipe = arguments(place, "name=t5", "model.architecture=t5", "train.steps=6", "train.validate_every=3")
+    assert train(recipe) == 0
+    assert compress([*recipe, "compress.precisions=[fp32]"]) == 0
+    before, after = (read_manifest(place / "runs/t5" / each) for each in ("checkpoint", "fp32"))
+    assert (after.architecture, after.max_tokens, after.causal) == ("t5", 48, before.causal)
+    metrics = next(each for each in before.evaluations if each.split == "valid").metrics
+    assert after.steps[-1].quality["perplexity"] == pytest.approx(metrics["perplexity"], rel=1e-3)
 
 
 def test_a_base_is_trained_further_with_its_own_tokenizer(run: Path, place: Path) -> None:

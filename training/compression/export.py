@@ -33,7 +33,7 @@ class Export(Step):
         from models import causal_lm, seq2seq_lm
         from training.causal_graph import write_causal_graph
         from training.checkpoint import read_config
-        from training.seq2seq_graph import write_seq2seq_graphs
+        from training.seq2seq_writers import write_seq2seq_graphs
 
         if manifest.causal.has_source:
             state = {name: value.numpy() for name, value in seq2seq_lm.load(source).state_dict().items()}

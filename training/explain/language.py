@@ -56,7 +56,7 @@ def find(subject: Subject) -> LanguageFindings:
     """Perplexity of the explained artifact on the subject's split."""
     found = subject.losses(subject.artifact, subject.split)
     losses = found.losses
-    size_bytes = sum(len("".join(each.texts).encode()) for each in found.documents)
+    size_bytes = sum(each.size_bytes for each in found.documents)
     return LanguageFindings(
         tokens=len(losses),
         perplexity=as_range(perplexity(losses, subject.seed)),

@@ -24,12 +24,14 @@ BLOCK = 64  # tokens that are resampled together: neighbours are not independent
 
 @dataclass(frozen=True, slots=True)
 class DocumentLosses:
-    """One document. `ids`, `losses`: (T,) of the tokens that were predicted; `texts`: each token as it reads."""
+    """One document. `ids`, `losses`: (T,) of the tokens that were predicted; `texts`: each token as it reads;
+    `size_bytes`: of the document's own text, without marks of its end."""
 
     source: str
     ids: npt.NDArray[np.int64]
     losses: F64
     texts: Sequence[str]
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ def text_losses(engine: GenerationEngine, texts: Sequence[tuple[str, str]]) -> T
             losses += found[len(losses) - start :].tolist()
         predicted = np.asarray(ids[1:], np.int64)
         tokens = [_written(engine, token) for token in ids[1:]]
-        documents.append(DocumentLosses(source, predicted, np.asarray(losses), tokens))
+        size_bytes = len("".join(tokens).encode())
+        documents.append(DocumentLosses(source, predicted, np.asarray(losses), tokens, size_bytes))
     with np.errstate(invalid="ignore"):
         return TextLosses(documents, sums / np.where(counts, counts, np.nan), counts)
 
@@ -80,18 +83,25 @@ def example_losses(engine: GenerationEngine, rows: Sequence[Example]) -> TextLos
     sums, counts = np.zeros(engine.context), np.zeros(engine.context, np.int64)
     prompts, texts = example_ids(engine, [row.source for row in rows], [row.target for row in rows])
     kept = int(np.searchsorted(np.cumsum([len(text) for text in texts]), MOST_TOKENS)) + 1
-    files: dict[str, tuple[list[int], list[float]]] = {}
+    files: dict[str, tuple[list[int], list[float], list[int]]] = {}
     found = engine.text_log_probs(prompts[:kept], texts[:kept])
     for row, text, log_probs in zip(rows, texts, found, strict=False):
         losses = -np.asarray(log_probs)
         sums[: len(losses)] += losses
         counts[: len(losses)] += 1
-        ids, all_losses = files.setdefault(row.where.rpartition(":")[0], ([], []))
+        ids, all_losses, sizes = files.setdefault(row.where.rpartition(":")[0], ([], [], []))
         ids += text
         all_losses += losses.tolist()
+        sizes.append(len(row.target.encode()))
     documents = [
-        DocumentLosses(file, np.asarray(ids, np.int64), np.asarray(losses), [_written(engine, token) for token in ids])
-        for file, (ids, losses) in files.items()
+        DocumentLosses(
+            source=file,
+            ids=np.asarray(ids, np.int64),
+            losses=np.asarray(losses),
+            texts=[_written(engine, token) for token in ids],
+            size_bytes=sum(sizes),
+        )
+        for file, (ids, losses, sizes) in files.items()
     ]
     with np.errstate(invalid="ignore"):
         return TextLosses(documents, sums / np.where(counts, counts, np.nan), counts)

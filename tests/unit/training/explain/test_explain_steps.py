@@ -91,9 +91,15 @@ def test_flips_of_one_word_are_a_cluster_and_scattered_ones_are_none() -> None:
 # ---------------------------------------------------------------- language models
 
 
+def words(count: int) -> list[str]:
+    return [f" w{number}" for number in range(count)]
+
+
 def texts(*losses: list[float]) -> TextLosses:
     documents = [
-        DocumentLosses(f"poem-{number}", np.arange(len(each)), np.asarray(each), [f" w{at}" for at in range(len(each))])
+        DocumentLosses(
+            f"poem-{number}", np.arange(len(each)), np.asarray(each), [f" w{at}" for at in range(len(each))], 9
+        )
         for number, each in enumerate(losses)
     ]
     return TextLosses(documents, np.zeros(3), np.zeros(3, np.int64))
