@@ -21,6 +21,8 @@ from runtime.errors import ArtifactRefused, InvalidInput
 
 # For base models, which know no turns: a transcript that ends where the answer begins.
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+# For encoder-decoders, whose prompt is not continued but answered: what was said, a message a line.
+SOURCE = "{{ messages | map(attribute='content') | join('\n') }}"
 
 
 class GenerationBlock(Extension):
@@ -37,8 +39,9 @@ class GenerationBlock(Extension):
 class ChatTemplate:
     """Renders chats. `plain`: the model brought no template, so its prompts are ordinary text."""
 
-    def __init__(self, source: str | None, tokens: Mapping[str, str]) -> None:
-        """`tokens`: the special tokens that templates may name (bos_token, eos_token). Raises ArtifactRefused."""
+    def __init__(self, source: str | None, tokens: Mapping[str, str], *, plain: str = PLAIN) -> None:
+        """`tokens`: the special tokens that templates may name (bos_token, eos_token). `plain`: what stands in for a
+        template that there is not. Raises ArtifactRefused."""
         self.plain = source is None
         self._tokens = tokens
         environment = ImmutableSandboxedEnvironment(
@@ -48,7 +51,7 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
-            self._template = environment.from_string(PLAIN if source is None else source)
+            self._template = environment.from_string(plain if source is None else source)
         except TemplateError as error:
             raise ArtifactRefused(
                 f"The chat template cannot be read: {error}. Publish the model with another."

@@ -11,7 +11,7 @@ from runtime.errors import InvalidInput
 from runtime.manifest import Manifest
 from runtime.spelling import Speller
 from runtime.text import check_text
-from serving.chat_template import ChatTemplate
+from serving.chat_template import PLAIN, SOURCE, ChatTemplate
 
 if TYPE_CHECKING:
     from serving.chat_schemas import Message
@@ -29,7 +29,8 @@ class Prompts:
         self._tokenizer = engine.tokenizer
         self.speller = Speller(engine.tokenizer)
         source = (directory / manifest.chat_template).read_text(encoding="utf-8") if manifest.chat_template else None
-        self._template = ChatTemplate(source, self._special(manifest))
+        plain = SOURCE if manifest.causal and manifest.causal.has_source else PLAIN
+        self._template = ChatTemplate(source, self._special(manifest), plain=plain)
 
     def ids(self, prompt: str | Sequence[int]) -> list[int]:
         """Token ids of a prompt. Raises InvalidInput."""

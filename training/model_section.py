@@ -167,7 +167,9 @@ Generative = TypeVar("Generative", "CausalLM", "EncoderDecoder")
 
 def check_base(model: Generative, shape: set[str]) -> Generative:
     """The model, unless it has a base and `shape` keys besides, which come with that. Raises ValueError."""
-    given = model.model_fields_set & shape
+    # A record of a run has them all, as they are by default.
+    fields = type(model).model_fields
+    given = {name for name in model.model_fields_set & shape if getattr(model, name) != fields[name].default}
     if model.base and given:
         raise ValueError(f"{', '.join(sorted(given))}: these come with the base {model.base!r}; remove them")
     return model

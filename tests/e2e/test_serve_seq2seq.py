@@ -40,7 +40,7 @@ def test_sources_are_answered_in_company_as_alone(tmp_path: Path, monkeypatch: p
         pieces = list(engine.generate(source, settings))
         assert all(isinstance(piece, Token | Finish) for piece in pieces)
         expected.append("".join(piece.text for piece in pieces if isinstance(piece, Token | Finish)))
-    transcript = "user: tidy me\nassistant:"
+    transcript = "Be brief.\ntidy me"  # what was said, a message a line
     answer = "".join(
         piece.text
         for piece in engine.generate(transcript, Sampling(max_tokens=9, temperature=0, ignore_eos=True))
@@ -63,7 +63,7 @@ def test_sources_are_answered_in_company_as_alone(tmp_path: Path, monkeypatch: p
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused")
         chat = client.chat.completions.create(
             model="rewriter",
-            messages=[{"role": "user", "content": "tidy me"}],
+            messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "tidy me"}],
             max_tokens=9,
             temperature=0,
             extra_body={"ignore_eos": True},

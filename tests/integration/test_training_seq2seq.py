@@ -122,7 +122,7 @@ def test_what_cannot_be_trained_is_said(place: Path, capsys: pytest.CaptureFixtu
         (["data.columns.source=before"], 1, "no column 'before'"),
         (["data.leakage=fail", f"data.test={place}/valid.csv"], 1, "has the same source as"),
         (["model.kind=generation", "model.architecture=bart"], 2, "it is one for seq2seq"),
-        (["model.base=.", "model.layers=3"], 2, "layers, vocab_size: these come with the base"),
+        (["model.base=.", "model.layers=5"], 2, "layers, vocab_size: these come with the base"),
     ):
         assert train(arguments(place, "name=refused", *overrides, "--fresh")) == code
         assert message in capsys.readouterr().err

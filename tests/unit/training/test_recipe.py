@@ -117,6 +117,13 @@ def test_the_demo_recipes_have_the_names_that_others_rely_on() -> None:
     assert demo.hidden // demo.heads % 16 == 0
 
 
+@pytest.mark.parametrize("kind", ["generation", "seq2seq"])
+def test_a_recipe_with_a_base_is_read_again_as_its_run_recorded_it(kind: str) -> None:
+    data = {split: f"{split}.csv" for split in ("train", "valid", "test")}
+    recipe = Recipe.model_validate({"name": "further", "model": {"kind": kind, "base": "folder"}, "data": data})
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
 REFERENCE: list[tuple[str, type[BaseModel]]] = [
     ("Top level", Recipe),
     ("`model` for matching", PairModel),
