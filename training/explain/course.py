@@ -100,7 +100,7 @@ def show(found: CourseFindings, section: Section, word: Words) -> None:
         (word("steps"), found.steps),
         (word("seconds trained"), found.seconds),
         (word("best validation at step"), found.best_step),
-        (f"{word('best validation')}: {found.best_metric}", found.best_value),
+        (f"{word('best validation')}: {word.known(str(found.best_metric))}", found.best_value),
         (word("converged at step"), found.converged_step),
         (word("converged after seconds"), found.converged_s),
         (word("steps a second"), found.steps_per_s),

@@ -103,6 +103,8 @@ def show(found: DriftFindings, section: Section, word: Words) -> None:
         caption=word("Each artifact against the one that it was made from, on the same tokens."),
     )
     for each in found.steps:
+        if not each.worst:
+            continue  # as good as nothing changed
         section.figure(
             bars(
                 [(one.name, one.ratio) for one in each.by_source],

@@ -70,7 +70,7 @@ def names(text: str) -> set[str]:
     """Names in it, by their looks: capitals within a sentence, acronyms, 《titles》. Of a record: its first field."""
     record = fields(text)
     if record:
-        return {next(iter(record.values())).lower()}
+        return {next(iter(record.values())).lower()} - {""}
     return set(_NAME.findall(text)) - {"I", "I'm", "I've"} | set(_TITLE.findall(text))
 
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import PurePath
 
 import numpy as np
 
@@ -92,7 +93,8 @@ def sources(documents: Sequence[DocumentLosses]) -> Iterator[tuple[str, F64]]:
     parts = np.array_split(documents[0].losses, PARTS)
     for place, part in enumerate(parts):
         if len(part):
-            yield f"{documents[0].source} {place * 100 // PARTS}–{(place + 1) * 100 // PARTS} %", part
+            name = PurePath(documents[0].source).name
+            yield f"{name} {place * 100 // PARTS}–{(place + 1) * 100 // PARTS} %", part
 
 
 def sorts(documents: Sequence[DocumentLosses], counts: Mapping[int, int]) -> dict[str, Bools]:
@@ -111,7 +113,7 @@ def sorts(documents: Sequence[DocumentLosses], counts: Mapping[int, int]) -> dic
 
 
 def passages(documents: Sequence[DocumentLosses], values: Sequence[F64]) -> tuple[Passage, ...]:
-    """The stretches of PASSAGE tokens with the highest mean of `values`, highest first."""
+    """The stretches of PASSAGE tokens with the highest mean of `values`, highest first; none where that is nothing."""
     found = []
     for document, each in zip(documents, values, strict=True):
         for start in range(0, len(each), PASSAGE):
@@ -129,6 +131,7 @@ def passages(documents: Sequence[DocumentLosses], values: Sequence[F64]) -> tupl
             ),
         )
         for mean, document, start, part in found[:SHOWN]
+        if round(mean, 4) > 0
     )
 
 

@@ -10,13 +10,24 @@ import re
 from collections.abc import Callable
 
 from training.explain.features import has_negation
-from training.explain.segments import is_ideographic, spans
+from training.explain.segments import fields, is_ideographic, spans
 
 Rewrite = Callable[[str, random.Random], str | None]
 _AUXILIARY = re.compile(r"\b(is|are|was|were|can|could|will|would|should|do|does|did|have|has|must)\b", re.IGNORECASE)
 _CHINESE_AUXILIARY = re.compile("是|会|能|可以|要|应该|在")
 _DIGITS = re.compile(r"\d+")
 _ENDS = "?!.。？！…"
+
+
+def rewritten(rewrite: Rewrite, text: str, chance: random.Random) -> str | None:
+    """`text` by `rewrite`; of a record in the layout "COL name VAL value", the first value that has what it takes: what
+    an attribute is called is nobody's typing."""
+    record = fields(text)
+    for name, value in record.items():
+        changed = rewrite(value, chance) if value else None
+        if changed is not None:
+            return " ".join(f"COL {each} VAL {held}".rstrip() for each, held in (record | {name: changed}).items())
+    return None if record else rewrite(text, chance)
 
 
 def other_case(text: str, chance: random.Random) -> str | None:

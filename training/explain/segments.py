@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 
+from records.entities import is_record, parse_record
+
 IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _WORD = re.compile(rf"[{IDEOGRAPH}]|(?:(?![{IDEOGRAPH}])[^\W_])+(?:['’](?:(?![{IDEOGRAPH}])[^\W_])+)*")
 _IDEOGRAPH = re.compile(rf"[{IDEOGRAPH}]")
-_FIELD = re.compile(r"\bCOL\s+(\S+)\s+VAL\s+(.*?)(?=\s+COL\s+\S+\s+VAL\b|\Z)", re.DOTALL)
 LEAST_SHARE = 0.1  # of a text's letters, for a script to count as one of its scripts
 
 Span = tuple[int, int]
@@ -44,7 +45,7 @@ def is_ideographic(text: str) -> bool:
 
 def fields(text: str) -> dict[str, str]:
     """Of a record in the layout "COL name VAL value COL …" (Ditto, Li et al., VLDB 2020): its values by name."""
-    return {name: value.strip() for name, value in _FIELD.findall(text)}
+    return parse_record(text) if is_record(text) else {}
 
 
 def script(text: str) -> str:

@@ -140,7 +140,7 @@ def show(found: SpeedFindings, section: Section, word: Words) -> None:
             for each in (
                 "artifact",
                 "format",
-                "precision",
+                "number format",
                 "size, MB",
                 "load, s",
                 "warm-up, s",

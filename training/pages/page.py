@@ -7,6 +7,7 @@ shows whatever script the data is in with its own fonts.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PIXELS_PER_INCH = 112  # of a plot: its letters are then as large as the page's small ones
+SMALLEST = 0.65  # of its width, before it is scrolled instead
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 Cell = str | int | float | None | markupsafe.Markup  # Markup is shown as it is; all else is escaped
 
@@ -85,7 +87,7 @@ class Page:
         environment = jinja2.Environment(
             autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        environment.filters |= {"cell": _cell, "is_number": _is_number}
+        environment.filters |= {"cell": _cell, "is_number": _is_number, "own_ids": _OwnIds()}
         return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(page=self)
 
     def write(self, path: Path) -> Path:
@@ -100,16 +102,16 @@ def svg(figure: Figure) -> markupsafe.Markup:
     """A matplotlib figure as an inline SVG element."""
     from matplotlib import rc_context
 
-    # Ids are drawn from the salt: several figures of a page must not share them.
-    looks = {"svg.fonttype": "none", "svg.hashsalt": f"{id(figure):x}"}
+    looks = {"svg.fonttype": "none", "svg.hashsalt": "page"}  # the same figure, the same element
     with io.StringIO() as stream, rc_context(looks), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of our font; the browser brings its own
         figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
         text = stream.getvalue()
     element = text[text.index("<svg") :]
-    # Shown as wide as it was drawn, less where the page is narrower.
+    # Shown as wide as it was drawn; less where the page is narrower, as long as its letters can be read.
     element = re.sub(r'<svg ([^>]*?)width="[^"]*" ?', r"<svg \1", element.replace("\n", " ", 1), count=1)
-    looks_wide = f'style="max-width:{figure.get_figwidth() * PIXELS_PER_INCH:.0f}px" '
+    width = figure.get_figwidth() * PIXELS_PER_INCH
+    looks_wide = f'style="max-width:{width:.0f}px;min-width:{SMALLEST * width:.0f}px" '
     element = re.sub(r'<svg ([^>]*?)height="[^"]*" ?', rf"<svg {looks_wide}\1", element, count=1)
     return markupsafe.Markup(element)  # matplotlib escapes what it is given
 
@@ -126,6 +128,19 @@ def figure(width: float = 6.4, height: float = 3.2, columns: int = 1) -> tuple[F
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
     return new, axes
+
+
+class _OwnIds:
+    """Gives each figure of a page ids that no other has: matplotlib numbers them anew in every one, and a plot would
+    be cut off by the clip path of the first."""
+
+    def __init__(self) -> None:
+        self._figures = itertools.count(1)
+
+    def __call__(self, element: str) -> markupsafe.Markup:
+        # As a plain string: Markup would escape what it is joined from.
+        own = rf"\g<1>f{next(self._figures)}-"
+        return markupsafe.Markup(re.sub(r'( id="|(?:url\(|href=")#)', own, str(element)))
 
 
 def _is_number(value: Cell) -> bool:

@@ -36,6 +36,19 @@ def test_letters_of_a_plot_stay_letters():
     assert ">中文</text>" in a_page().html()
 
 
+def test_no_plot_takes_what_another_one_defines():
+    page = Page("Report", sections=[a_page().sections[0], a_page().sections[0]])
+    elements = re.findall(r"<svg .*?</svg>", page.html(), flags=re.DOTALL)
+    defined = [set(re.findall(r' id="([^"]*)"', each)) for each in elements]
+    used = [set(re.findall(r'(?:url\(|href=")#([^")]*)', each)) for each in elements]
+
+    assert defined[0].isdisjoint(defined[1])
+    assert all(found and found <= own for found, own in zip(used, defined, strict=True))
+    ids = re.findall(r' id="([^"]*)"', page.html())
+    assert len(ids) == len(set(ids))
+    assert page.html() == page.html()
+
+
 def test_numbers_are_short_and_nothing_is_a_dash():
     html = a_page().html()
 

@@ -54,6 +54,20 @@ def test_what_a_model_must_not_look_at_is_caught() -> None:
     assert outcome("negated", rises_when_denied, words, "").failed > 0
 
 
+def test_what_changes_nothing_is_no_failure() -> None:
+    chance = np.random.default_rng(1)
+
+    def noisy(pairs: list[Pair]) -> np.ndarray:
+        return 0.5 + chance.uniform(-1e-7, 1e-7, len(pairs))
+
+    found = outcome("other case", noisy)
+    assert (found.failed, found.failures) == (0, ())
+    rows = [{"text_a": "pin", "text_b": "pin", "label": 1}, {"text_a": "pin", "text_b": "card", "label": 0}]
+    swapped = run(TESTS[0], scored(rows, [0.9, 0.1]), lambda pairs: np.zeros(len(pairs)), seed=3)
+    assert swapped is not None
+    assert swapped.tested == 1
+
+
 @pytest.mark.parametrize(
     ("rewrite", "text", "expected"),
     [
@@ -75,6 +89,20 @@ def test_what_a_model_must_not_look_at_is_caught() -> None:
 )
 def test_rewrites(rewrite: rewrites.Rewrite, text: str, expected: str | None) -> None:
     assert rewrite(text, CHANCE) == expected
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "expected"),
+    [
+        (rewrites.other_case, "COL title VAL COL maker VAL acme COL price VAL 199"),
+        (rewrites.other_number, "COL title VAL COL maker VAL Acme COL price VAL 422"),
+        (rewrites.negated, None),
+    ],
+)
+def test_of_a_record_only_a_value_is_rewritten(rewrite: rewrites.Rewrite, expected: str | None) -> None:
+    record = "COL title VAL COL maker VAL Acme COL price VAL 199"
+    assert rewrites.rewritten(rewrite, record, CHANCE) == expected
+    assert rewrites.rewritten(rewrites.other_case, "My PIN", CHANCE) == "my pin"
 
 
 def test_a_typo_changes_two_letters_within_a_word() -> None:

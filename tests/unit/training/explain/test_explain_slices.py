@@ -101,7 +101,9 @@ def test_segments_of_several_scripts() -> None:
     assert words("Can’t pay, 银行卡!") == ["can't", "pay", "银", "行", "卡"]
     assert terms("pay 银行卡") == {"pay", "银行", "行卡"}
     assert fields("COL name VAL a b COL price VAL 3") == {"name": "a b", "price": "3"}
-    assert fields("COL is a word, VAL too") == {}
+    assert fields("COL name VAL COL price VAL 3 COL maker VAL") == {"name": "", "price": "3", "maker": ""}
+    assert fields("COL battery life VAL 9 h") == {"battery life": "9 h"}
+    assert fields("a COL is a word, VAL too") == {}
     assert (script("银行 ATM"), script("12"), script("abc")) == ("Han+Latin", "", "Latin")
     assert features.overlap("银行卡", "银行") == pytest.approx(2 / 3)
     assert pair_rows(2, 1, CHINESE, "")[0]["text_a"]

@@ -120,6 +120,8 @@ def test_a_document_that_got_worse_is_told_from_one_that_did_not() -> None:
     assert worse.ratio.value == pytest.approx(np.exp(0.1), abs=1e-4)
     assert (found.worst[0].source, found.worst[0].mean) == ("poem-1", 0.5)
     assert found.worst[0].tokens[0] == (" w160", 0.5)
+    assert all(each.mean > 0 for each in found.worst)
+    assert drift(before, before).worst == ()
 
 
 def test_a_small_loss_of_every_token_counts_in_the_ratio_alone() -> None:
