@@ -63,7 +63,7 @@ def build_bart(shape: Shape) -> PreTrainedModel:
             eos_token_id=shape.end_id,
             decoder_start_token_id=shape.end_id,
             forced_eos_token_id=None,
-            init_std=shape.hidden**-0.5,  # a product of matrices then keeps its size; 0.02 is for a width of 1024
+            init_std=shape.hidden**-0.5,  # products then keep their size; BART's own 0.02 is for large ones
         )
     )
 
