@@ -36,6 +36,7 @@ from training.recipe import Recipe
 
 pytestmark = pytest.mark.integration
 OUTLIER = 100.0
+INT8 = Int8(tolerance=1, equalize=False)  # the form that the training knows
 
 
 def context_of(kind: Kind, folder: Path) -> Context:
@@ -94,7 +95,7 @@ class Source:
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
     folder = tmp_path_factory.mktemp(request.param)
     context = context_of(request.param, folder)
-    return Source(request.param, context, made(context, folder / "plain", Export(), Int8(tolerance=1)))
+    return Source(request.param, context, made(context, folder / "plain", Export(), INT8))
 
 
 def made(context: Context, folder: Path, *steps: Step) -> Path:
@@ -144,7 +145,7 @@ def test_the_network_computes_as_its_int8_graph_does(source: Source) -> None:
 def test_the_int8_form_is_nearer_to_the_source_after_it(source: Source, tmp_path: Path) -> None:
     context = source.context
     settings = Qat(steps=50, learning_rate=2e-4, labels=0, outputs=1)
-    aware = made(context, tmp_path, settings, Export(), Int8(tolerance=1))
+    aware = made(context, tmp_path, settings, Export(), INT8)
     pairs, _ = as_pairs(context.splits.valid, "1")  # type: ignore[union-attr]
     right = answers(context.checkpoint, pairs)
     without, distance = (np.abs(answers(each, pairs) - right).mean() for each in (source.int8, aware))

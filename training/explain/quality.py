@@ -230,7 +230,7 @@ def _show_calibration(found: Calibration, section: Section, word: Words) -> None
     if found.temperature is None:
         section.notice(word("Higher scores do not mean more matches here; no scaling makes probabilities of them."))
         return
-    shift = "" if found.bias is None else f" {found.bias:+.3f}"
+    shift = "" if found.bias is None else f" {'−' if found.bias < 0 else '+'} {abs(found.bias):.3f}"
     section.text(
         word(
             "Temperature scaling, fitted on {split}: score → sigmoid(ln(score / (1 − score)) / {temperature}{shift}). "

@@ -203,7 +203,8 @@ def _checkpoint(run: Path) -> Path:
 
 
 def related(artifact: Path, run: Path | None) -> list[Path]:
-    """`artifact` and the run's results with all they were made from, each once, a parent before what was made of it."""
+    """`artifact` and the run's results with all they were made from, each once, a parent before what was made of it. Of
+    a run that a search left without a result: all that the search made."""
     if run is None:
         return [artifact]
     found: dict[str, Path] = {read_manifest(artifact).digest: artifact}
@@ -211,6 +212,8 @@ def related(artifact: Path, run: Path | None) -> list[Path]:
     for each in results:
         found.setdefault(read_manifest(each).digest, each)
     between = {read_manifest(path.parent).digest: path.parent for path in sorted(run.glob(f"*/*/{MANIFEST_FILE}"))}
+    if len(found) == 1:
+        return _parents_first(between | found)
     asked = [read_manifest(each).parent for each in found.values()]
     while asked:
         digest = asked.pop()

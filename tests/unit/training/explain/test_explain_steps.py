@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from runtime.backends.fake import write_fake_artifact
 from tests.unit.training.explain.subject import pair_rows, scored
 from training.explain import flips
 from training.explain.contract import ScoredRows, Subject
@@ -18,6 +19,7 @@ from training.explain.likelihood import DocumentLosses, TextLosses
 from training.explain.quality import QualityFindings
 from training.explain.quality import find as quality
 from training.explain.slices import TERM
+from training.explain.subject import related
 from training.explain.words import Words
 from training.pages.page import Page, Section
 
@@ -86,6 +88,16 @@ def test_flips_of_one_word_are_a_cluster_and_scattered_ones_are_none() -> None:
     section = Section("flips")
     flips.show(flips.FlipFindings(steps=(found, scattered)), section, Words("zh"))
     assert "loan" in Page("x", sections=[section]).html()
+
+
+def test_a_run_is_its_results_and_a_searched_one_all_that_was_made(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("checkpoint", "compressed/1-export-a", "compressed/2-int8-b")]
+    for number, place in enumerate(places):
+        write_fake_artifact(place, "matching", latency_s=number)
+    assert related(places[0], None) == places[:1]
+    assert sorted(related(places[0], tmp_path)) == places
+    write_fake_artifact(tmp_path / "int8", "matching", latency_s=9)
+    assert sorted(related(places[0], tmp_path)) == [places[0], tmp_path / "int8"]
 
 
 # ---------------------------------------------------------------- language models
