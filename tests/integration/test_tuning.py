@@ -81,15 +81,15 @@ def test_a_killed_worker_costs_a_trial_and_a_killed_search_goes_on(tmp_path: Pat
     os.kill(search.pid, signal.SIGKILL)
     search.communicate()
 
-    output = finish(training("tune", recipe))
-    found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    (found,) = json.loads(finish(training("tune", recipe, "--json")))
+    assert found == json.loads((folder / "report.json").read_text(encoding="utf-8"))
     states = [trial["status"] for trial in found["trials"]]
     assert states.count("finished") == 3
     assert "failed" in states  # the trial whose worker was killed; its point was tried again
     tried = [trial["params"] for trial in found["trials"] if trial["status"] == "finished"]
     assert all(trial["params"] in tried for trial in found["trials"])
     assert (folder / "report.html").is_file()
-    assert str(folder / "best.yaml") in output
+    assert found["recipe"] == str(folder / "best.yaml")
 
     finish(training("train", folder / "best.yaml"))
     record = json.loads((tmp_path / "runs" / "tiny-best" / "train.json").read_text(encoding="utf-8"))
