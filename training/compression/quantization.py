@@ -1,8 +1,9 @@
 """fp32 ONNX graphs to int8 and int4: weights ahead of time, activations while it runs (dynamic quantisation) or, of
 encoders, by ranges that were found ahead of time too (static).
 
-Settled by measurement (docs/experiments.md, "int8"). Encoders: one scale an output channel, s8 weights, with
-the projections of the attention taken out of the fused operator, whose weights would stay fp32. Decoders: a scale for
+Settled by measurement (docs/experiments.md, "int8"). Encoders: one scale an output channel, s8 weights, outlier
+channels of what they are multiplied with scaled down first (equalization.py), and the projections of the attention
+taken out of the fused operator, whose weights would stay fp32. Decoders: a scale for
 each block of 128 weights of 8 bits or 32 of 4 (MatMulNBits), activations quantised a row and block at a time, so that a
 sequence has the same logits alone and in company, bit by bit.
 """
